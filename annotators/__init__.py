@@ -1,0 +1,1 @@
+"""From picture to condition: one module per kind of condition."""

@@ -1,0 +1,1 @@
+"""The core: pure PyTorch, without ComfyUI and without the annotators."""

@@ -1,0 +1,1 @@
+"""Reading, converting and reporting ControlNet files."""

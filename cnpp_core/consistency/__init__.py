@@ -1,0 +1,1 @@
+"""Does the picture follow its condition? Metrics and the cycle-consistency check."""

@@ -1,0 +1,1 @@
+"""Residuals, and the scales that shape them block by block."""

@@ -1,0 +1,1 @@
+"""The diffusion process: noise schedule, one-step x0, samplers."""

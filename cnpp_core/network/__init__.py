@@ -1,0 +1,1 @@
+"""The networks: blocks, ControlNet, and a UNet with its injection points."""

@@ -1,0 +1,1 @@
+"""Training a ControlNet: data, losses and the trainer."""
