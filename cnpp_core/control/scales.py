@@ -1,0 +1,85 @@
+"""How strongly each block of a ControlNet speaks: one number per residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Scales(Protocol):
+    """Anything that gives one scale per block once the number of blocks is known."""
+
+    def resolve(self, blocks: int) -> BlockScales: ...
+
+
+@dataclass(frozen=True)
+class BlockScales:
+    """One factor per residual, shallow to deep, the middle block's last."""
+
+    values: tuple[float, ...]
+
+    def resolve(self, blocks: int) -> BlockScales:
+        """Itself; ValueError naming both lengths if the network has another number of blocks."""
+        if len(self.values) != blocks:
+            raise ValueError(
+                f"These block scales hold {len(self.values)} numbers, the ControlNet has {blocks} "
+                "blocks (SD1.5 and SD2.x 13, SDXL 10); connect the Block Scales node of its "
+                "family, or Block Scale Preset, which fits every network."
+            )
+        return self
+
+    @property
+    def is_neutral(self) -> bool:
+        return all(value == 1.0 for value in self.values)
+
+
+def uniform(blocks: int) -> tuple[float, ...]:
+    return (1.0,) * blocks
+
+
+def guess_mode(blocks: int) -> tuple[float, ...]:
+    """0.825^(12-i) of the original guess mode; other depths walk the same curve end to end.
+
+    So SDXL's ten blocks also run from 0.825^12 = 0.099 to 1, neither cut off nor shifted.
+    """
+    return tuple(0.825 ** (12.0 * (1.0 - i / (blocks - 1))) for i in range(blocks))
+
+
+def mid_only(blocks: int) -> tuple[float, ...]:
+    return (0.0,) * (blocks - 1) + (1.0,)
+
+
+def structure(blocks: int) -> tuple[float, ...]:
+    """The deeper half and the middle block: layout and large forms."""
+    return tuple(float(i >= blocks // 2) for i in range(blocks))
+
+
+def detail(blocks: int) -> tuple[float, ...]:
+    """The shallow half: fine lines and texture."""
+    return tuple(float(i < blocks // 2) for i in range(blocks))
+
+
+_CURVES: dict[str, Callable[[int], tuple[float, ...]]] = {
+    "uniform": uniform,
+    "guess mode": guess_mode,
+    "mid only": mid_only,
+    "structure": structure,
+    "detail": detail,
+}
+PRESETS = tuple(_CURVES)
+
+
+@dataclass(frozen=True)
+class ScalePreset:
+    """A named curve over the blocks times ``strength``, for a network of any depth."""
+
+    name: str
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in _CURVES:
+            raise ValueError(f"No preset '{self.name}'; there are {', '.join(PRESETS)}.")
+
+    def resolve(self, blocks: int) -> BlockScales:
+        return BlockScales(tuple(self.strength * value for value in _CURVES[self.name](blocks)))
