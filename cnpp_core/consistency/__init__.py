@@ -1,1 +1,1 @@
-"""Does the picture follow its condition? Metrics and the cycle-consistency check."""
+"""Does the picture follow the condition? Metrics, and the check that joins them to an annotator."""

@@ -1,0 +1,207 @@
+"""Canny edges in the two definitions that released checkpoints were trained with.
+
+`canny_cv2` is the preprocessor of ControlNet and ControlNet 1.1. `canny_cnpp` is the one of
+ControlNet++ (arXiv 2404.07987, training and evaluation alike). The two disagree on which pixels are
+edges, so each checkpoint wants its own. `canny_magnitude` is the differentiable part of the second.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .opencv import load_cv2
+
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+BLUR_RADIUS = 2
+# Keeps the square root differentiable where the picture is flat.
+EPS = 1e-6
+# Steps (dy, dx) to the neighbour ahead for gradients along 0, 45, 90 and 135 degrees (y down), and
+# whether a pixel may tie with that neighbour: of two equal pixels across a horizontal or vertical
+# step the left (upper) one stays, while diagonal neighbours are two lines apart and both give way.
+NMS_AXES = ((0, 1, True), (1, 1, False), (1, 0, True), (1, -1, False))
+HYSTERESIS_STEPS_PER_CHECK = 8
+
+
+def canny_cv2(image: Tensor, low: float = 100, high: float = 200) -> Tensor:
+    """Edges of `cv2.Canny` on 8-bit RGB, unblurred: OpenCV's own result, bit for bit.
+
+    image: (B, 3, H, W) float, RGB in 0..1; rounded (not truncated) to 8 bits, clipped outside 0..1.
+    low, high: hysteresis thresholds on the L1 Sobel gradient of 0..255 values, usually 100 and 200.
+    Returns (B, 1, H, W) of 0 and 1 in the image's dtype and on its device.
+    """
+    _check_image(image)
+    _check_values(image)
+    if not 0 <= low <= high:
+        raise ValueError(_threshold_message("cv2", "0 <= low <= high, e.g. 100 and 200", low, high))
+    cv2 = load_cv2()
+    pixels = (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
+    rows = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    edges = torch.stack([torch.from_numpy(cv2.Canny(row, low, high)) for row in rows])
+    return (edges > 0)[:, None].to(device=image.device, dtype=image.dtype)
+
+
+def canny_cnpp(
+    image: Tensor, low: float = 0.1, high: float = 0.2, *, drop_ties: bool = False
+) -> Tensor:
+    """Edges of ControlNet++: gray, 5x5 Gaussian (sigma 1), Sobel, thinning, hysteresis.
+
+    Equals `kornia.filters.canny(image, low, high)[1]` of kornia 0.9 pixel for pixel. `drop_ties`
+    gives the thinning of kornia up to 0.8 (the published evaluation pins 0.7.0): it loses both
+    pixels of a tie, which breaks lines in clean graphics and changes next to none in photographs.
+
+    image: (B, 3, H, W) float, RGB in 0..1, sides of at least 3 pixels.
+    low, high: thresholds on the Sobel magnitude of 0..1 values, each in 0..1; strict comparisons.
+    Returns (B, 1, H, W) of 0 and 1 in the image's dtype and on its device.
+    """
+    _check_image(image)
+    _check_values(image)
+    if not 0 <= low <= high <= 1:
+        expected = "0 <= low <= high <= 1, e.g. 0.1 and 0.2"
+        raise ValueError(_threshold_message("ControlNet++", expected, low, high))
+    with torch.no_grad():
+        magnitude = _thinned_magnitude(image, drop_ties)
+        return _hysteresis(magnitude > low, magnitude > high).to(image.dtype)
+
+
+def canny_magnitude(image: Tensor, *, drop_ties: bool = False) -> Tensor:
+    """Sobel magnitude on edge ridges, 0 elsewhere: `canny_cnpp` before its thresholds.
+
+    Differentiable in the image, with finite gradients on flat pictures too; the choice of the
+    ridge itself is not differentiated. This is the map that the ControlNet++ reward compares.
+
+    image: (B, 3, H, W) float, RGB in 0..1 (not checked: a decoder may overshoot).
+    Returns (B, 1, H, W) in the image's dtype, at least 0; a unit step reaches about 2.6.
+    """
+    _check_image(image)
+    return _thinned_magnitude(image, drop_ties).to(image.dtype)
+
+
+def _thinned_magnitude(image: Tensor, drop_ties: bool) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W), in float32 or better."""
+    if min(image.shape[-2:]) < BLUR_RADIUS + 1:
+        raise ValueError(
+            f"The picture is {image.shape[-1]}x{image.shape[-2]} pixels (width x height); Canny in "
+            f"ControlNet++ mode needs sides of at least {BLUR_RADIUS + 1}. Give a larger picture."
+        )
+    if image.dtype in (torch.float16, torch.bfloat16):
+        image = image.float()
+    with torch.autocast(image.device.type, enabled=False), _full_precision_convolutions():
+        gradient = _sobel(_blur(_gray(image)))
+    # One pixel of no gradient all around, so that the border has neighbours to compare with.
+    padded = F.pad(gradient, (1, 1, 1, 1)).square().sum(1, keepdim=True).add(EPS).sqrt()
+    magnitude = padded[..., 1:-1, 1:-1]
+    ridge = _ridge(gradient.detach(), padded.detach(), drop_ties)
+    return magnitude * ridge
+
+
+def _gray(image: Tensor) -> Tensor:
+    red, green, blue = image.split(1, dim=1)
+    weights = image.new_tensor(GRAY_WEIGHTS)
+    # addcmul in this order rounds like the reference; ties between pixels depend on the last bit.
+    gray = red * weights[0]
+    gray = torch.addcmul(gray, green, weights[1])
+    return torch.addcmul(gray, blue, weights[2])
+
+
+def _blur(gray: Tensor) -> Tensor:
+    offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, dtype=gray.dtype, device=gray.device)
+    taps = torch.exp(-offsets.square() / 2)
+    taps = taps / taps.sum()
+    gray = F.conv2d(
+        F.pad(gray, (BLUR_RADIUS, BLUR_RADIUS, 0, 0), "reflect"), taps.view(1, 1, 1, -1)
+    )
+    return F.conv2d(
+        F.pad(gray, (0, 0, BLUR_RADIUS, BLUR_RADIUS), "reflect"), taps.view(1, 1, -1, 1)
+    )
+
+
+def _sobel(gray: Tensor) -> Tensor:
+    """(B, 1, H, W) -> (B, 2, H, W): derivatives along x and y, not normalised."""
+    along_x = gray.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    kernels = torch.stack([along_x, along_x.T])[:, None]
+    return F.conv2d(F.pad(gray, (1, 1, 1, 1), "replicate"), kernels)
+
+
+def _ridge(gradient: Tensor, padded: Tensor, drop_ties: bool) -> Tensor:
+    """Pixels that beat both neighbours along their gradient, rounded to 45 degrees."""
+    dx, dy = gradient.split(1, dim=1)
+    axis = (torch.atan2(dy, dx) * (4 / math.pi)).round().long() % 4
+    height, width = gradient.shape[-2:]
+
+    def shifted(y: int, x: int) -> Tensor:
+        return padded[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+
+    magnitude = shifted(0, 0)
+    ridge = torch.zeros_like(magnitude, dtype=torch.bool)
+    for index, (y, x, may_tie) in enumerate(NMS_AXES):
+        ahead, behind = shifted(y, x), shifted(-y, -x)
+        beats_ahead = magnitude >= ahead if may_tie and not drop_ties else magnitude > ahead
+        ridge |= (axis == index) & beats_ahead & (magnitude > behind)
+    return ridge
+
+
+def _hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
+    """Strong pixels, and the weak ones that an 8-connected weak path joins to them; bool."""
+    allowed = weak.float()
+    reached = strong.float()
+    while True:
+        grown = reached
+        # Looking at the result stalls a GPU, so several steps go between two looks.
+        for _ in range(HYSTERESIS_STEPS_PER_CHECK):
+            grown = F.max_pool2d(grown, 3, stride=1, padding=1) * allowed
+        if torch.equal(grown, reached):
+            return grown > 0
+        reached = grown
+
+
+def _full_precision_convolutions():
+    """TF32 convolutions would move edges on GPUs that have them."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"Canny got a tensor of shape {tuple(image.shape)}; it needs RGB pictures "
+            "(B, 3, H, W). Convert a mask or a grayscale picture to an IMAGE first."
+        )
+    if 0 in image.shape:
+        raise ValueError(
+            f"Canny got an empty picture batch, shape {tuple(image.shape)} (B, 3, H, W). Check the "
+            "crop or resize node that feeds its image input."
+        )
+    if not image.is_floating_point():
+        raise ValueError(
+            f"Canny got {image.dtype} values; it needs floats in 0..1. Divide 8-bit values by 255."
+        )
+
+
+def _check_values(image: Tensor) -> None:
+    low, high = (value.item() for value in image.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "Canny got a picture with NaN or infinite values. The node that made it (often a VAE "
+            "decode in half precision) failed: run that one in fp32."
+        )
+    # A decoder may overshoot a little; far outside it is another scale.
+    if low < -0.5 or high > 1.5:
+        raise ValueError(
+            f"Canny got values from {low:.3g} to {high:.3g}; it needs a picture in 0..1. Scale it "
+            "first: divide 0..255 by 255, map -1..1 by x / 2 + 0.5."
+        )
+
+
+def _threshold_message(mode: str, expected: str, low: float, high: float) -> str:
+    return (
+        f"Canny in {mode} mode got thresholds low {low:g} and high {high:g}; it needs {expected}."
+    )
