@@ -25,6 +25,8 @@ class ConditionKind:
 
 
 class Condition(Enum):
+    """The closed list of condition kinds."""
+
     CANNY = ConditionKind(
         "Canny",
         "edge F1",

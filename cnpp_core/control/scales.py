@@ -35,6 +35,7 @@ class BlockScales:
 
 
 def uniform(blocks: int) -> tuple[float, ...]:
+    """Every block as trained."""
     return (1.0,) * blocks
 
 
@@ -47,6 +48,7 @@ def guess_mode(blocks: int) -> tuple[float, ...]:
 
 
 def mid_only(blocks: int) -> tuple[float, ...]:
+    """The middle block alone (`only_mid_control` of the original)."""
     return (0.0,) * (blocks - 1) + (1.0,)
 
 

@@ -238,6 +238,8 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
+    """x * gelu(gate), both halves of one linear layer."""
+
     def __init__(self, inputs: int, outputs: int, build: Build) -> None:
         super().__init__()
         self.proj = build.linear(inputs, 2 * outputs)

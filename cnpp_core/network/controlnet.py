@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .blocks import Attention, Block, Build, scaled_dot_product
 from .config import NetworkConfig
 from .encoder import Encoder
-from .union import TokenLayer, TypeEmbedding, require_types
 from .unet import UNet
+from .union import TokenLayer, TypeEmbedding, require_types
 
 HINT_CHANNELS = (16, 16, 32, 32, 96, 96, 256)  # a step down in size wherever the width grows
 

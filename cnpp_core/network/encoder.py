@@ -66,6 +66,7 @@ class Encoder(nn.Module):
 def res_and_transformer(
     channels: int, out_channels: int, depth: int, config: NetworkConfig, build: Build
 ) -> Block:
+    """A ResBlock, followed by a transformer where ``depth`` is not zero."""
     layers: list[nn.Module] = [ResBlock(channels, config.time_embed_dim, out_channels, build)]
     if depth > 0:
         layers.append(transformer(out_channels, depth, config, build))
@@ -75,6 +76,7 @@ def res_and_transformer(
 def transformer(
     channels: int, depth: int, config: NetworkConfig, build: Build
 ) -> SpatialTransformer:
+    """The spatial transformer of this configuration at a width."""
     return SpatialTransformer(
         channels,
         config.heads(channels),

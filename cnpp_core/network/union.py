@@ -29,17 +29,15 @@ UNION_TYPES = (
 TYPE_EMBEDDING_DIM = 256
 
 
-def require_types(control_type: Sequence[int], known: int | None) -> None:
+def require_types(control_type: Sequence[int], known: int) -> None:
     """ValueError naming the first type that a network with ``known`` types does not have."""
     for index in control_type:
-        if known is None or not 0 <= index < known:
+        if not 0 <= index < known:
             name = UNION_TYPES[index] if 0 <= index < len(UNION_TYPES) else "unknown"
-            has = (
-                "no union types" if known is None else f"the types {', '.join(UNION_TYPES[:known])}"
-            )
             raise ValueError(
-                f"Union type {index} ({name}) was asked for, this ControlNet has {has}; choose "
-                "another type, or load the ProMax file for tile and repaint."
+                f"Union type {index} ({name}) was asked for, this ControlNet knows "
+                f"{', '.join(UNION_TYPES[:known])}; choose one of those, or load the ProMax file "
+                "for tile and repaint."
             )
 
 
@@ -88,5 +86,7 @@ class TokenLayer(nn.Module):
 
 
 class QuickGELU(nn.Module):
+    """GELU by a sigmoid: x * sigmoid(1.702 x)."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
