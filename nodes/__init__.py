@@ -1,0 +1,21 @@
+"""The nodes: one file per menu group; `host/` is the only code that subclasses host classes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import annotate, consistency, control, load
+
+NODES: list[type[io.ComfyNode]] = [
+    *load.NODES,
+    *control.NODES,
+    *annotate.NODES,
+    *consistency.NODES,
+]
+
+
+class ControlNetPlusPlusExtension(ComfyExtension):
+    """What the host asks for the node classes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,124 @@
+"""Puts a control into conditioning, after looking at everything that could be wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy import controlnet as host
+from torch import Tensor
+
+from ...cnpp_core.control.scales import Scales
+from .control import ControlNetPlusPlus
+from .family import context_width, describe, family_of_width, require_conditioning
+
+NODE = "Apply ControlNet++"
+
+Conditioning = list[list[Any]]  # the host's: [tensor (B, L, width), options] per prompt
+
+
+def apply_control(
+    positive: Conditioning,
+    negative: Conditioning,
+    control_net: host.ControlBase,
+    image: Tensor,
+    strength: float,
+    window: tuple[float, float],
+    *,
+    scales: Scales | None = None,
+    vae: Any = None,
+) -> tuple[Conditioning, Conditioning]:
+    """Both conditionings with a copy of ``control_net`` added behind the controls they carry.
+
+    image: (B, H, W, C) in 0..1; window: start and end in 0..1 of the sampling. Prompts that carry
+    the same earlier control (usually all: none) share one copy, so that the host can send them
+    through the network in one batch. Strength 0 returns the conditionings as they came. Raises
+    ValueError for what can't work, naming the input to change.
+    """
+    _require_window(*window)
+    if strength == 0:
+        return positive, negative
+    _require_image(image, control_net)
+    _require_family(control_net, positive, negative)
+    if getattr(control_net, "latent_format", None) is not None and vae is None:
+        raise ValueError(
+            f"{NODE}: this control_net reads its image as a latent; connect the model's VAE to vae."
+        )
+    hint = image.movedim(-1, 1)
+    copies: dict[Any, host.ControlBase] = {}
+
+    def with_control(options: dict[str, Any]) -> dict[str, Any]:
+        previous = options.get("control")
+        if previous not in copies:
+            copy = _scaled_copy(control_net, scales)
+            copy.set_cond_hint(hint, strength, window, vae=vae)
+            copies[previous] = copy.set_previous_controlnet(previous)
+        return {**options, "control": copies[previous], "control_apply_to_uncond": False}
+
+    return (
+        [[prompt, with_control(options)] for prompt, options in positive],
+        [[prompt, with_control(options)] for prompt, options in negative],
+    )
+
+
+def _scaled_copy(control_net: host.ControlBase, scales: Scales | None) -> host.ControlBase:
+    if scales is None:
+        return control_net.copy()
+    if not isinstance(control_net, ControlNetPlusPlus):
+        raise ValueError(
+            f"{NODE}: block scales are connected, but control_net is a {type(control_net).__name__}"
+            " from another loader, which takes none. Load its file with Load ControlNet++, or "
+            "disconnect scales."
+        )
+    scales.resolve(control_net.control_model.config.blocks)  # a wrong length is said here and now
+    copy = control_net.copy()
+    copy.scales = scales
+    return copy
+
+
+def _require_window(start: float, end: float) -> None:
+    if not 0.0 <= start <= end <= 1.0:
+        raise ValueError(
+            f"{NODE}: the control would act from {start:g} to {end:g} of the sampling; "
+            "start_percent must not lie behind end_percent."
+        )
+
+
+def _require_image(image: Tensor, control_net: host.ControlBase) -> None:
+    if image.ndim != 4 or 0 in image.shape:
+        raise ValueError(
+            f"{NODE}: image has shape {tuple(image.shape)}; a batch of pictures (B, H, W, 3) with "
+            "at least one pixel was expected."
+        )
+    channels = image.shape[-1]
+    wanted = _hint_channels(control_net)
+    if channels != wanted:
+        hint = "Convert a mask with Mask to Image" if channels == 1 else "Remove the alpha channel"
+        raise ValueError(
+            f"{NODE}: image has {channels} channel{'s' * (channels != 1)}, the ControlNet reads "
+            f"{wanted}. {hint} first."
+        )
+    if not torch.isfinite(image).all():
+        raise ValueError(
+            f"{NODE}: image contains NaN or infinite values; look at the node that made it."
+        )
+
+
+def _hint_channels(control_net: host.ControlBase) -> int:
+    block = getattr(getattr(control_net, "control_model", None), "input_hint_block", None)
+    return block[0].in_channels if block is not None and hasattr(block[0], "in_channels") else 3
+
+
+def _require_family(
+    control_net: host.ControlBase, positive: Conditioning, negative: Conditioning
+) -> None:
+    if isinstance(control_net, ControlNetPlusPlus):
+        config = control_net.control_model.config
+        width, name = config.context_dim, describe(config)
+    else:
+        width = context_width(control_net)
+        if width is None:
+            return
+        name = family_of_width(width)
+    for conditioning, side in ((positive, "positive"), (negative, "negative")):
+        require_conditioning(width, name, conditioning, side)

@@ -1,0 +1,49 @@
+"""What every node of the pack has in common: its menu, its custom type, text shown on a node."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+MENU = "ControlNet++"
+BlockScalesType = io.Custom("BLOCK_SCALES")
+
+_HAS_ALIASES = any(field.name == "search_aliases" for field in fields(io.Schema))
+
+
+def schema(
+    node_id: str,
+    name: str,
+    group: str,
+    description: str,
+    inputs: list[io.Input],
+    outputs: list[io.Output],
+    *,
+    aliases: tuple[str, ...] = (),
+    **options: Any,
+) -> io.Schema:
+    """A schema in the pack's menu. ``aliases`` help the search of hosts that know them."""
+    if _HAS_ALIASES:
+        options["search_aliases"] = list(aliases)
+    return io.Schema(
+        node_id=node_id,
+        display_name=name,
+        category=f"{MENU}/{group}",
+        description=description,
+        inputs=inputs,
+        outputs=outputs,
+        **options,
+    )
+
+
+def show_text(node: type[io.ComfyNode], text: str) -> dict[str, tuple[str, ...]]:
+    """Write ``text`` onto the node that runs, and give the ``ui`` entry that keeps it in history."""
+    from server import PromptServer
+
+    # Before the server is up (and in tests) there is nobody to tell.
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and getattr(node, "hidden", None) is not None and node.hidden.unique_id:
+        server.send_progress_text(text, node.hidden.unique_id)
+    return {"text": (text,)}
