@@ -101,7 +101,7 @@ def host(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff and pyright."""
-    install(session, "ruff==0.17.5", "pyright[nodejs]==1.1.414", "diffusers>=0.36", "nox")
+    install(session, "ruff==0.17.5", "pyright[nodejs]==1.1.414")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("pyright")

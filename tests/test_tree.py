@@ -30,15 +30,8 @@ ALLOWED = {
 }
 # The dependencies, and what every ComfyUI has installed for itself.
 THIRD_PARTY = {"torch", "numpy", "safetensors", "PIL", "cv2", "einops"}
-HOST = {
-    "comfy",
-    "comfy_api",
-    "comfy_extras",
-    "folder_paths",
-    "nodes",
-    "node_helpers",
-    "latent_preview",
-}
+INTERNALS = {"comfy", "comfy_extras", "folder_paths", "nodes", "node_helpers", "server"}
+HOST = INTERNALS | {"comfy_api"}
 
 
 class Import(NamedTuple):
@@ -154,9 +147,7 @@ def host_names(file: Path) -> set[str]:
             modules = [(node.module or "", a.asname or a.name) for a in node.names]
         else:
             continue
-        names |= {
-            bound for module, bound in modules if module.split(".")[0] in HOST - {"comfy_api"}
-        }
+        names |= {bound for module, bound in modules if module.split(".")[0] in INTERNALS}
     return names
 
 

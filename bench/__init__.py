@@ -1,0 +1,1 @@
+"""Measurements beside other implementations, printed as ratios: `python cli.py bench [NAME]`."""

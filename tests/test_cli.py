@@ -1,0 +1,68 @@
+"""The command line, as a person meets it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "cli.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_without_a_command_it_says_what_there_is_and_fails():
+    done = run()
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: python cli.py")
+
+
+def test_report_prints_the_published_size_of_the_sd15_controlnet():
+    done = run("report", "sd15")
+    assert done.returncode == 0, done.stderr
+    assert "361,279,120 parameters in 340 tensors" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sing"], ["report"], ["report", "no_such_file.safetensors"], ["bench", "sing"]]
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str]):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_where_an_error_comes_from():
+    assert "Traceback" in run("--debug", "report", "no_such_file.safetensors").stderr
+
+
+def test_a_missing_package_is_named_with_the_way_out(tmp_path: Path):
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    shutil.copy(ROOT / "__init__.py", tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "run.py").write_text("import a_package_that_nobody_has\n")
+    done = run("demo", root=tmp_path)
+    assert done.returncode == 2
+    assert "'a_package_that_nobody_has'" in done.stderr
+    assert "nox -s demo" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["comfyui-controlnet-plus-plus", "ControlNet++ 0.1", "controlnet.v2"]
+)
+def test_the_folder_may_have_any_name(tmp_path: Path, name: str):
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("cli.py", "__init__.py"):
+        shutil.copy(ROOT / file, folder)
+    shutil.copytree(ROOT / "cnpp_core", folder / "cnpp_core")
+    done = run("report", "sdxl", root=folder)
+    assert done.returncode == 0, done.stderr
+    assert "SDXL" in done.stdout
