@@ -22,7 +22,7 @@ TORCH = "torch==2.13.0"
 # cv2 without a window system: the plain wheel needs libGL.so.1, which a bare Linux does not have.
 OPENCV = "opencv-python-headless>=4.7"
 # What ComfyUI has brought along already.
-HOST_BRINGS = ("numpy", "safetensors", "Pillow")
+HOST_BRINGS = ("einops", "numpy", "safetensors", "Pillow")
 # Independent implementations that the tests compare with.
 ORACLES = (
     "diffusers>=0.36",

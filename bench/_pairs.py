@@ -48,8 +48,9 @@ class Comparison:
 
 def compare(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 11) -> Comparison:
     """Time both `pairs` times (at least 2), in turns of changing order, after one call each."""
-    ours(), theirs()
     times: dict[Callable[[], Any], list[float]] = {ours: [], theirs: []}
+    for run in times:
+        run()
     for turn in range(pairs):
         for run in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
             start = perf_counter()
