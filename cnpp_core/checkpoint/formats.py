@@ -216,6 +216,7 @@ _OTHERS = (
     (
         _any(
             _has("*text_model.encoder.layers."),
+            _has("*token_embedding.", "*encoder.layers."),
             _has("*transformer.resblocks."),
             _has("encoder.block.0.layer."),
             _has("model.layers.0.self_attn."),

@@ -18,7 +18,7 @@ from ..network.controlnet import ControlNet
 from .formats import Found, NotAControlNet, find_controlnet, some
 from .keys import from_diffusers
 from .read import DOWNLOAD_AGAIN, read_tensors
-from .shapes import read_config
+from .shapes import MissingTensor, read_config
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,22 @@ class LoadedControl:
     dtype: torch.dtype  # the one that holds most bytes
     bytes_by_dtype: dict[torch.dtype, int]
 
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.state_dict.values())
+
+    def summary(self) -> str:
+        """What was loaded: family, blocks, parameters, layout of the file, storage."""
+        stored = ", ".join(
+            f"{size / 1e6:,.1f} MB as {STORAGE[dtype]}"
+            for dtype, size in self.bytes_by_dtype.items()
+        )
+        return (
+            f"{self.config.family} ControlNet, {self.config.blocks} blocks\n"
+            f"{self.parameters:,} parameters in {len(self.state_dict)} tensors\n"
+            f"format: {self.format}\nstored: {stored}"
+        )
+
     def network(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> ControlNet:
@@ -81,6 +97,8 @@ def load_controlnet_file(
         original = found.layout == "original"
         state_dict = found.state_dict if original else from_diffusers(found.state_dict)
         config = read_config(state_dict)
+    except MissingTensor as error:
+        raise _incomplete(name, str(error).rstrip(".")) from error
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise NotAControlNet(
@@ -111,12 +129,7 @@ def _check_complete(state_dict: Mapping[str, Tensor], network: ControlNet, name:
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     missing = [key for key in expected if key not in state_dict]
     if missing:
-        split = re.search(r"-\d{5}-of-\d{5}\.", name)
-        raise NotAControlNet(
-            f"{name} is an incomplete ControlNet that lacks {len(missing)} of {len(expected)} "
-            f"tensors ({some(missing)}): "
-            + ("it is one part of a split file, get the whole." if split else f"{DOWNLOAD_AGAIN}.")
-        )
+        raise _incomplete(name, f"it lacks {len(missing)} of {len(expected)}, {some(missing)}")
     unknown = [key for key in state_dict if key not in expected]
     if unknown:
         raise NotAControlNet(
@@ -134,6 +147,12 @@ def _check_complete(state_dict: Mapping[str, Tensor], network: ControlNet, name:
                 f"{name} is a ControlNet stored in a way unknown here ({key} as {tensor.dtype}): "
                 f"get it as one of {', '.join(STORAGE.values())}."
             )
+
+
+def _incomplete(name: str, reason: str) -> NotAControlNet:
+    split = re.search(r"-\d{5}-of-\d{5}\.", name)
+    advice = "it is one part of a split file, get the whole" if split else DOWNLOAD_AGAIN
+    return NotAControlNet(f"{name} is a ControlNet with tensors missing ({reason}): {advice}.")
 
 
 def _add_unet(

@@ -14,6 +14,7 @@ import pickletools
 import re
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,9 +43,9 @@ class UnreadableFile(CheckpointError):  # noqa: N818 - reads as what it says
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a .safetensors file or of a pickle (.pth, .pt, .bin, .ckpt), by name.
 
-    Safetensors and zipped pickles are memory mapped, so nothing is copied until it is used; do not
-    write into these tensors. Of a training checkpoint, the tensors under "state_dict" are taken.
-    Raises UnreadableFile (a ValueError).
+    Safetensors and zipped pickles are memory mapped: nothing is read until it is used. Of a
+    training checkpoint, the tensors under "state_dict" are taken. Raises UnreadableFile (a
+    ValueError), one sentence that says what the file is and what to do.
     """
     path = Path(path)
     _require_file(path)
@@ -164,8 +165,13 @@ def _check_safetensors_header(path: Path) -> None:
 def _read_pickle(path: Path, kind: str) -> dict[str, Tensor]:
     if kind == "zip":
         _check_torch_zip(path)
+    # By path torch goes by the name's end, so that a misnamed pickle has to come as an open file.
+    mapped = kind == "zip" and path.suffix != ".safetensors"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
+            source = path if mapped else file
+            loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise UnreadableFile(_pickle_refusal(path, kind, error)) from error
     return _tensors_of(loaded, path)
@@ -259,4 +265,5 @@ def _globals_in(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:120] or type(error).__name__
+    sentence = re.split(r"\n|\. ", str(error).strip())[0]
+    return sentence.rstrip(".")[:120] or type(error).__name__

@@ -16,6 +16,10 @@ CONV_HEADS = 8
 PROJ_IN = ".proj_in.weight"
 
 
+class MissingTensor(ValueError):  # noqa: N818 - reads as what it says
+    """A tensor that every network of this kind has is not there."""
+
+
 def read_config(state_dict: Mapping[str, Tensor]) -> NetworkConfig:
     """Configuration of a ControlNet or UNet in the original layout, without prefix.
 
@@ -27,7 +31,7 @@ def read_config(state_dict: Mapping[str, Tensor]) -> NetworkConfig:
     ControlNet has no output, so ``out_channels`` is 4 for it, and a UNet's ``hint_channels`` 3.
     A network without any transformer keeps the default ``context_dim``.
 
-    Raises ValueError naming the tensor that is missing or does not fit.
+    Raises ValueError naming the tensor that does not fit, MissingTensor the one that is missing.
     """
     reader = _Reader(state_dict)
     model_channels, in_channels = reader.shape("input_blocks.0.0.weight")[:2]
@@ -84,7 +88,7 @@ class _Reader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self.tensors:
-            raise ValueError(f"The network has no tensor {name}.")
+            raise MissingTensor(f"The network has no tensor {name}.")
         return tuple(self.tensors[name].shape)
 
     def size(self, name: str, dim: int) -> int | None:
@@ -105,6 +109,7 @@ class _Reader:
         return widths, tuple(depths)
 
     def middle_depth(self) -> int:
+        self.shape("middle_block.0.in_layers.2.weight")
         depth = self.depths.get("middle_block.1", 0)
         if depth == 0 and not any(name.startswith("middle_block.2.") for name in self.tensors):
             return -1
