@@ -192,7 +192,7 @@ def test_a_mask_of_the_same_aspect_is_brought_to_the_size_of_the_picture():
 # Refusals
 
 
-@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("name", [*PHOTOS, "hubble_deep_field"])
 def test_a_photograph_is_refused_as_condition(name):
     with pytest.raises(ValueError, match=r"not an edge map.*(colour|grey).*Canny node"):
         check_consistency(photo(name), photo(name), canny_cnpp)
