@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..annotators.canny import canny_cnpp, canny_cv2
+from ..annotators.resize import to_short_side
 from .schema import schema
 
 GROUP = "annotate"
@@ -78,21 +78,6 @@ def _controlnetpp(image: Tensor, low: int, high: int) -> Tensor:
 
 
 MODES = {"ControlNet++": _controlnetpp, "cv2": _cv2}
-
-
-def to_short_side(image: Tensor, resolution: int) -> Tensor:
-    """image (B, C, H, W) with a short side of ``resolution`` pixels; 0 leaves it as it is.
-
-    Pixel area relation downwards, bicubic upwards, as the reference annotators do it.
-    """
-    height, width = image.shape[-2:]
-    if resolution == 0 or 0 in image.shape or resolution == min(height, width):
-        return image
-    factor = resolution / min(height, width)
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    if factor < 1:
-        return F.interpolate(image, size=size, mode="area")
-    return F.interpolate(image, size=size, mode="bicubic").clamp(0, 1)
 
 
 NODES = [Canny]

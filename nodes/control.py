@@ -1,4 +1,4 @@
-"""Menu group "control": put a control into the conditioning, and say how strongly each block acts."""
+"""Menu group "control": put a control into conditioning, and say how strongly each block acts."""
 
 from __future__ import annotations
 

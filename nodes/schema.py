@@ -39,7 +39,7 @@ def schema(
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> dict[str, tuple[str, ...]]:
-    """Write ``text`` onto the node that runs, and give the ``ui`` entry that keeps it in history."""
+    """Write ``text`` onto the running node; returns the ``ui`` entry that keeps it in history."""
     from server import PromptServer
 
     # Before the server is up (and in tests) there is nobody to tell.

@@ -1,0 +1,25 @@
+"""One ComfyUI for all host tests; the pack comes out of its own registry."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+if "harness" not in sys.modules:
+    spec = importlib.util.spec_from_file_location("harness", HERE / "harness.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["harness"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def host(comfy_root: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The host with our pack loaded by its own loader."""
+    from harness import Host
+
+    return Host(comfy_root, repo, tmp_path_factory.mktemp("comfy"))

@@ -1,0 +1,60 @@
+"""Our controls in one chain with the host's."""
+
+from __future__ import annotations
+
+import pytest
+from harness import TINY, TINY_XL, picture, prompt
+
+APPLY = {"ours": "CNPP_Apply", "theirs": "ControlNetApplyAdvanced"}
+
+
+def chain(host, layout, *links, windows=None):
+    """Two controls of different weights, hints, strengths; `links` says whose each one is."""
+    conditioning = prompt(layout, 1), prompt(layout, 2)
+    for i, link in enumerate(links):
+        ours, theirs = host.pair(layout, seed=1 + i)
+        start, end = windows[i] if windows else (0.0, 1.0)
+        conditioning = host.call(
+            APPLY[link],
+            positive=conditioning[0],
+            negative=conditioning[1],
+            control_net=ours if link == "ours" else theirs,
+            image=picture(seed=10 + i),
+            strength=0.7 + 0.2 * i,
+            start_percent=start,
+            end_percent=end,
+        )
+    return host.sample(host.model(layout), *conditioning, steps=4)
+
+
+@pytest.mark.parametrize("layout", [TINY, TINY_XL], ids=["two levels", "sdxl"])
+@pytest.mark.parametrize(
+    "links", [("ours", "theirs"), ("theirs", "ours"), ("ours", "ours")], ids="-".join
+)
+def test_a_chain_equals_the_hosts_own_chain(host, layout, links):
+    latent = chain(host, layout, *links)
+    assert (latent - chain(host, layout, "theirs", "theirs")).abs().max() == 0.0
+    assert (latent - chain(host, layout, "ours")).abs().max() > 0.01, "the second did nothing"
+
+
+@pytest.mark.parametrize("links", [("ours", "theirs"), ("theirs", "ours")], ids="-".join)
+def test_a_chain_whose_links_act_at_different_times_equals_the_hosts(host, links):
+    windows = ((0.0, 0.5), (0.4, 1.0))
+    latent = chain(host, TINY, *links, windows=windows)
+    assert (latent - chain(host, TINY, "theirs", "theirs", windows=windows)).abs().max() == 0.0
+
+
+def test_a_muted_block_keeps_what_an_earlier_control_says_there(host):
+    scales = host.pack("cnpp_core.control.scales").BlockScales((0.0,) * 5)
+    (ours, _), (_, theirs) = host.pair(TINY, seed=2), host.pair(TINY, seed=1)
+    settings = {"image": picture(), "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    first = host.call(
+        "ControlNetApplyAdvanced",
+        positive=prompt(TINY, 1), negative=prompt(TINY, 2), control_net=theirs, **settings,
+    )  # fmt: skip
+    second = host.call(
+        "CNPP_Apply",
+        positive=first[0], negative=first[1], control_net=ours, scales=scales, **settings,
+    )  # fmt: skip
+    model = host.model(TINY)
+    assert (host.sample(model, *second) - host.sample(model, *first)).abs().max() == 0.0

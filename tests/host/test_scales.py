@@ -1,0 +1,137 @@
+"""Block scales in the running host, against the host's own control with edited residuals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+
+
+def applied(host, layout, control, scales=None, node="CNPP_Apply"):
+    extra = {} if scales is None else {"scales": scales}
+    return host.call(
+        node,
+        positive=prompt(layout, 1),
+        negative=prompt(layout, 2),
+        control_net=control,
+        image=picture(),
+        strength=0.8,
+        start_percent=0.0,
+        end_percent=1.0,
+        **extra,
+    )
+
+
+def scales(host, *values):
+    return host.pack("cnpp_core.control.scales").BlockScales(values)
+
+
+def host_with_edited_residuals(host, layout, edit):
+    """The host's control, its merged residuals [shallow ... deep, middle] edited at every call."""
+    _, theirs = host.pair(layout)
+    positive, negative = applied(host, layout, theirs, node="ControlNetApplyAdvanced")
+    control = positive[0][1]["control"]
+    original = control.get_control
+
+    def get_control(*args):
+        out = original(*args)
+        blocks = edit([*out["output"], *out["middle"]])
+        return {"input": [], "output": blocks[:-1], "middle": blocks[-1:]}
+
+    control.get_control = get_control
+    return host.sample(host.model(layout), positive, negative)
+
+
+@pytest.mark.parametrize(
+    ("layout", "block"),
+    [(TINY, 0), (TINY, 4), (TINY_SD15, 5), (TINY_SD15, 12), (TINY_XL, 0), (TINY_XL, 9)],
+    ids=["first", "middle", "sd15 5", "sd15 middle", "sdxl 0", "sdxl middle"],
+)
+def test_one_block_alone_equals_the_host_with_the_others_removed(host, layout, block):
+    def alone(blocks):
+        return [b if i == block else None for i, b in enumerate(blocks)]
+
+    ours, _ = host.pair(layout)
+    count = ours.control_model.config.blocks
+    chosen = scales(host, *(float(i == block) for i in range(count)))
+    latent = host.sample(host.model(layout), *applied(host, layout, ours, chosen))
+    assert (latent - host_with_edited_residuals(host, layout, alone)).abs().max() == 0.0
+
+
+def test_each_scale_multiplies_its_own_block(host):
+    values = (0.25, 2.0, 0.0, 0.5, 1.0)  # powers of two commute with the strength exactly
+
+    def times(blocks):
+        return [b * v for b, v in zip(blocks, values, strict=True)]
+
+    ours, _ = host.pair(TINY)
+    latent = host.sample(host.model(TINY), *applied(host, TINY, ours, scales(host, *values)))
+    assert (latent - host_with_edited_residuals(host, TINY, times)).abs().max() == 0.0
+
+
+def test_scales_of_one_equal_no_scales(host):
+    ours, _ = host.pair(TINY)
+    model = host.model(TINY)
+    neutral = host.sample(model, *applied(host, TINY, ours, scales(host, *[1.0] * 5)))
+    assert torch.equal(neutral, host.sample(model, *applied(host, TINY, ours)))
+
+
+def test_all_scales_zero_equal_no_control(host):
+    ours, _ = host.pair(TINY)
+    model = host.model(TINY)
+    mute = host.sample(model, *applied(host, TINY, ours, scales(host, *[0.0] * 5)))
+    assert torch.equal(mute, host.sample(model, prompt(TINY, 1), prompt(TINY, 2)))
+
+
+def test_the_sliders_arrive_in_the_order_of_the_blocks(host):
+    for node, count in (("CNPP_BlockScalesSD15", 13), ("CNPP_BlockScalesSDXL", 10)):
+        names = [*(f"in_{i}" for i in range(count - 1)), "middle"]
+        (given,) = host.call(node, **{name: float(i) for i, name in enumerate(names)})
+        assert given.resolve(count).values == tuple(map(float, range(count)))
+
+
+def test_a_preset_fits_any_number_of_blocks_and_scales_with_its_strength(host):
+    (preset,) = host.call("CNPP_BlockScalePreset", preset="mid only", strength=0.5)
+    ours, _ = host.pair(TINY)
+    model = host.model(TINY)
+    latent = host.sample(model, *applied(host, TINY, ours, preset))
+    wanted = host.sample(model, *applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 0.5)))
+    assert torch.equal(latent, wanted)
+
+
+def test_apply_leaves_the_control_it_was_given_alone(host):
+    ours, _ = host.pair(TINY)
+    before = dict(vars(ours))
+    first = applied(host, TINY, ours, scales(host, 1.0, 0.0, 0.0, 0.0, 0.0))
+    second = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))
+    assert vars(ours) == before
+    model = host.model(TINY)
+    alone = host.sample(model, *first)
+    host.sample(model, *second)
+    assert torch.equal(host.sample(model, *first), alone)
+
+
+def test_a_copy_carries_the_scales_and_shares_no_setting(host):
+    ours, _ = host.pair(TINY)
+    control = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))[0][0][1]["control"]
+    copy = control.copy()
+    assert copy.scales == control.scales
+    assert copy.strength == control.strength
+    copy.scales = None
+    copy.set_extra_arg("control_type", [1])
+    copy.extra_conds.append("other")
+    assert control.scales is not None
+    assert "control_type" not in control.extra_args
+    assert "other" not in control.extra_conds
+
+
+def test_a_clone_for_another_device_keeps_the_scales_and_owns_its_weights(host):
+    ours, _ = host.pair(TINY)
+    if not hasattr(ours, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI has no clones per device")
+    control = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))[0][0][1]["control"]
+    clone = control.deepclone_multigpu(torch.device("cpu"))
+    assert clone.scales == control.scales
+    (a, *_), (b, *_) = control.control_model.parameters(), clone.control_model.parameters()
+    assert torch.equal(a, b)
+    assert a.data_ptr() != b.data_ptr()
