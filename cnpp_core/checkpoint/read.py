@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 DOWNLOAD_AGAIN = "download it again and compare its size with the one on the download page"
 SAVE_AS_SAFETENSORS = "get it as .safetensors instead"
 UNPACK = "unpack it and choose the model inside"
+# what zipfile raises for broken entries; UnicodeDecodeError is a ValueError
+BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError)
 PICTURE = "choose a ControlNet file, pictures go into Load Image"
 
 
@@ -178,10 +180,13 @@ def _read_pickle(path: Path, kind: str) -> dict[str, Tensor]:
 
 
 def _check_torch_zip(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        raise UnreadableFile(f"{path.name} is cut off (a zip without its end): {DOWNLOAD_AGAIN}.")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except BAD_ZIP as error:
+        raise UnreadableFile(
+            f"{path.name} is damaged or cut off ({_first_line(error)}): {DOWNLOAD_AGAIN}."
+        ) from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise UnreadableFile(
             f"{path.name} is a TorchScript program, which would run its own code: "
@@ -222,7 +227,7 @@ def _flatten(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str
 def _pickle_refusal(path: Path, kind: str, error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = [named[1]] if named else list(_foreign_globals(path, kind))
+        found = [named[1]] if named else _foreign_globals(path, kind)
         if found:
             return (
                 f"{path.name} is a pickle that would run code when loaded (it asks for "
@@ -234,34 +239,35 @@ def _pickle_refusal(path: Path, kind: str, error: Exception) -> str:
     return f"{path.name} cannot be read ({_first_line(error)}): {SAVE_AS_SAFETENSORS}."
 
 
-def _foreign_globals(path: Path, kind: str) -> Iterator[str]:
+def _foreign_globals(path: Path, kind: str) -> list[str]:
     """Names outside torch that a pickle would import, read off its opcodes without running them."""
-    if kind == "zip":
-        with zipfile.ZipFile(path) as archive:
-            (name, *_) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
-            with archive.open(name) as stream:
-                yield from _globals_in(stream)
-    else:
-        with path.open("rb") as stream:
-            yield from _globals_in(stream)
-
-
-def _globals_in(stream: IO[bytes]) -> Iterator[str]:
-    strings: list[str] = []
+    found: list[str] = []
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            if isinstance(argument, str) and opcode.name != "GLOBAL":
+        if kind == "zip":
+            with zipfile.ZipFile(path) as archive:
+                name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
+                found.extend(_globals_in(archive.read(name)))
+        else:
+            with path.open("rb") as stream:
+                found.extend(_globals_in(stream))
+    except BAD_ZIP:  # damaged: what was found before still counts
+        pass
+    return found
+
+
+def _globals_in(stream: bytes | IO[bytes]) -> Iterator[str]:
+    strings: list[str] = []
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+        elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
+            module, name = strings[-2:]
+        else:
+            if isinstance(argument, str):
                 strings.append(argument)
-            if opcode.name == "GLOBAL":
-                module, _, name = str(argument).partition(" ")
-            elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-                module, name = strings[-2:]
-            else:
-                continue
-            if module.partition(".")[0] not in ("torch", "collections"):
-                yield f"{module}.{name}"
-    except ValueError:  # the opcodes end where the file was cut
-        return
+            continue
+        if module.partition(".")[0] not in ("torch", "collections"):
+            yield f"{module}.{name}"
 
 
 def _first_line(error: Exception) -> str:
