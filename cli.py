@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,11 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 a result that fails, 2 wrong input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, TextIOWrapper
+        ):  # a console that lacks a character is no reason to stop
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[:1]
     arguments = arguments[debug:]
