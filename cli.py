@@ -32,10 +32,8 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 a result that fails, 2 wrong input."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, TextIOWrapper
-        ):  # a console that lacks a character is no reason to stop
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every console has every character
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[:1]
     arguments = arguments[debug:]

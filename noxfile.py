@@ -33,6 +33,7 @@ ORACLES = (
     "scipy>=1.14",
 )
 PYTEST = ("pytest>=8.4", "pytest-timeout>=2.3")
+TIMEOUT = "--timeout=900"  # seconds for one test: a hang fails and says where
 
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
@@ -55,7 +56,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that needs no ComfyUI; arguments after `--` go to pytest (`-- -m slow`)."""
     install(session, *ORACLES, *PYTEST, "hypothesis>=6.100")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", TIMEOUT, *session.posargs)
     session.log("Tests marked `slow` ran only if asked for: nox -s tests -- -m slow")
     session.log("The tests inside a real ComfyUI are a session of their own: nox -s host")
 
@@ -88,7 +89,7 @@ def host(session: nox.Session) -> None:
         env = {"COMFYUI_PATH": str(path), "PYTHONPATH": str(extras)}
         try:
             session.run(
-                *(str(interpreter), "-m", "pytest", "tests/host", *session.posargs),
+                *(str(interpreter), "-m", "pytest", TIMEOUT, "tests/host", *session.posargs),
                 env=env,
                 external=True,
             )
