@@ -1,0 +1,92 @@
+"""What users see of the nodes, and what saved workflows rely on."""
+
+from __future__ import annotations
+
+import pytest
+
+SLIDERS = {
+    "CNPP_BlockScalesSD15": [*(f"in_{i}" for i in range(12)), "middle"],
+    "CNPP_BlockScalesSDXL": [*(f"in_{i}" for i in range(9)), "middle"],
+}
+# Inputs in their order, outputs by type. Widget values are saved by position: append, never insert.
+PINNED = {
+    "CNPP_LoadControlNet": (["control_net_name", "dtype", "model"], ["CONTROL_NET", "STRING"]),
+    "CNPP_ControlNetReport": (["control_net", "width", "height"], ["STRING"]),
+    "CNPP_DemoModel": (["example"], ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING"]),
+    "CNPP_Apply": (
+        [
+            "positive",
+            "negative",
+            "control_net",
+            "image",
+            "strength",
+            "start_percent",
+            "end_percent",
+            "scales",
+            "vae",
+        ],
+        ["CONDITIONING", "CONDITIONING"],
+    ),
+    "CNPP_BlockScalesSD15": (SLIDERS["CNPP_BlockScalesSD15"], ["BLOCK_SCALES"]),
+    "CNPP_BlockScalesSDXL": (SLIDERS["CNPP_BlockScalesSDXL"], ["BLOCK_SCALES"]),
+    "CNPP_BlockScalePreset": (["preset", "strength"], ["BLOCK_SCALES"]),
+    "CNPP_Canny": (["image", "mode", "low", "high", "resolution"], ["IMAGE"]),
+    "CNPP_CycleConsistencyCheck": (
+        ["images", "condition", "kind", "tolerance", "mask"],
+        ["FLOAT", "IMAGE", "IMAGE", "STRING"],
+    ),
+}
+
+
+def ours(host):
+    return {name: node for name, node in host.registry.items() if name.startswith("CNPP_")}
+
+
+def inputs(node):
+    types = node.INPUT_TYPES()
+    return {**types.get("required", {}), **types.get("optional", {})}
+
+
+def test_the_nodes_are_exactly_the_pinned_ones(host):
+    assert ours(host).keys() == PINNED.keys()
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_inputs_and_outputs_keep_their_names_and_order(host, name):
+    node = host.registry[name]
+    assert list(inputs(node)) == PINNED[name][0]
+    assert list(node.RETURN_TYPES) == PINNED[name][1]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_every_input_and_output_has_a_tooltip(host, name):
+    node = host.registry[name]
+    for key, (_, options) in inputs(node).items():
+        assert len(options.get("tooltip", "")) > 10, key
+    tooltips = node.GET_SCHEMA().outputs
+    for output in tooltips:
+        assert len(output.tooltip or "") > 10, output.display_name
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_every_node_has_a_place_in_the_menu_and_a_description(host, name):
+    node = host.registry[name]
+    group = node.CATEGORY.removeprefix("ControlNet++/")
+    assert group in ("load", "control", "annotate", "consistency")
+    assert len(node.DESCRIPTION) > 30
+
+
+def test_every_slider_names_its_resolution(host):
+    options = inputs(host.registry["CNPP_BlockScalesSD15"])
+    assert "64x64" in options["in_0"][1]["tooltip"]
+    assert "32x32" in options["in_3"][1]["tooltip"]
+    assert "16x16" in options["in_8"][1]["tooltip"]
+    assert "8x8" in options["middle"][1]["tooltip"]
+    options = inputs(host.registry["CNPP_BlockScalesSDXL"])
+    assert "128x128" in options["in_0"][1]["tooltip"]
+    assert "32x32" in options["middle"][1]["tooltip"]
+
+
+def test_the_defaults_of_the_sliders_are_neutral(host):
+    for name in SLIDERS:
+        assert all(o["default"] == 1.0 for _, o in inputs(host.registry[name]).values())
