@@ -1,0 +1,67 @@
+"""Deterministic DDIM sampling (arXiv 2010.02502) with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .schedule import NoiseSchedule
+
+EpsModel = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, H, W), t (B,)) -> eps like x_t
+
+
+def ddim_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
+    """Timesteps from noisy to clean, evenly spaced and counted from 1, as ComfyUI's ddim_uniform.
+
+    Where ``steps`` does not divide ``train_steps`` there may be one more than asked for.
+    """
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"{steps} sampling steps were asked for; 1 to {train_steps} are possible.")
+    stride = max(train_steps // steps, 1)
+    return list(range(1, train_steps, stride))[::-1]
+
+
+def sample_ddim(
+    model: EpsModel,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """x0 (B, C, H, W) from noise of unit variance, eta 0 (arXiv 2010.02502, equation 12).
+
+    Starts at the noise level of the first timestep and ends with the last one's estimate of x0.
+    ``on_step(i, x0)`` is called after each step with the estimate so far; it may raise to stop.
+    """
+    x = schedule.q_sample(torch.zeros_like(noise), _row(timesteps[0], noise), noise)
+    x0 = x
+    for i, t in enumerate(timesteps):
+        rows = _row(t, x)
+        eps = model(x, rows)
+        x0 = schedule.predict_x0(x, rows, eps)
+        if i + 1 < len(timesteps):
+            x = schedule.q_sample(x0, _row(timesteps[i + 1], x), eps)
+        if on_step is not None:
+            on_step(i, x0)
+    return x0
+
+
+def guided(model: Callable[..., Tensor], cond: Tensor, uncond: Tensor, cfg: float) -> EpsModel:
+    """Classifier-free guidance (arXiv 2207.12598, equation 6): uncond + cfg * (cond - uncond).
+
+    model(x, t, context) -> eps; cond and uncond are contexts (B, L, C). Both halves go through the
+    model in one batch, cond first.
+    """
+    context = torch.cat([cond, uncond])
+
+    def eps_model(x: Tensor, t: Tensor) -> Tensor:
+        eps_cond, eps_uncond = model(torch.cat([x, x]), torch.cat([t, t]), context).chunk(2)
+        return eps_uncond + cfg * (eps_cond - eps_uncond)
+
+    return eps_model
+
+
+def _row(t: int, like: Tensor) -> Tensor:
+    return torch.full((like.shape[0],), t, device=like.device, dtype=torch.long)

@@ -1,0 +1,47 @@
+"""What a diffusion model or its ControlNet is trained to make small."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..diffusion.schedule import NoiseSchedule
+from ..network.controlnet import ControlNet
+from ..network.unet import UNet
+
+
+def diffusion_loss(
+    unet: UNet,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    context: Tensor,
+    generator: torch.Generator,
+    *,
+    y: Tensor | None = None,
+    controlnet: ControlNet | None = None,
+    hint: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error of the predicted noise (arXiv 2006.11239, equation 14); a scalar.
+
+    x0 (B, 4, H, W) latents as the model takes them, context (B, L, context_dim), hint
+    (B, hint_channels, 8H, 8W) in 0..1 if a ControlNet takes part (arXiv 2302.05543, equation 5).
+    Timesteps and noise come from ``generator``, a CPU one, whatever the device of x0.
+    """
+    t = torch.randint(len(schedule), (x0.shape[0],), generator=generator).to(x0.device)
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    x_t = schedule.q_sample(x0, t, eps)
+    residuals = None
+    if controlnet is not None:
+        if hint is None:
+            raise ValueError("A ControlNet is trained with a hint for every picture, found none.")
+        residuals = controlnet(x_t, hint, t, context, y)
+    return F.mse_loss(unet(x_t, t, context, y, residuals=residuals).float(), eps.float())
+
+
+def drop_text(
+    context: Tensor, empty: Tensor, probability: float, generator: torch.Generator
+) -> Tensor:
+    """context (B, L, C) with some rows replaced by the empty prompt's (1 or B, L, C)."""
+    dropped = torch.rand(context.shape[0], generator=generator) < probability
+    return torch.where(dropped.to(context.device)[:, None, None], empty, context)

@@ -1,0 +1,194 @@
+"""Train the weights of the demo model from a seed: autoencoder, UNet with text, ControlNet."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..annotators.canny import canny_cnpp
+from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
+from ..cnpp_core.network.controlnet import ControlNet
+from ..cnpp_core.network.unet import UNet
+from ..cnpp_core.training.losses import diffusion_loss, drop_text
+from ..cnpp_core.training.trainer import Trainer, TrainSettings
+from .autoencoder import Autoencoder, reconstruction_loss
+from .model import CONFIG, WEIGHTS, load_part, save_part
+from .text import TextEncoder, tokenize
+from .world import TRAIN_SEED, load_batch
+
+log = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
+
+SCENES = 8000
+TEXT_DROPOUT = 0.1
+CHUNK = 100
+# bfloat16 halves the time on processors that have it, and float32 holds the weights all along.
+AUTOCAST = torch.bfloat16
+AUTOENCODER = TrainSettings(steps=9000, learning_rate=2e-3, weight_decay=1e-4, autocast=AUTOCAST)
+UNET = TrainSettings(steps=6000, learning_rate=1e-3, autocast=AUTOCAST, ema_decay=0.998)
+CONTROLNET = TrainSettings(steps=3000, learning_rate=5e-4, autocast=AUTOCAST, ema_decay=0.998)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Training pictures (N, 3, S, S) uint8 and their captions."""
+
+    images: Tensor
+    captions: list[str]
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """`demo train`: train all stages or the named ones and write their weights."""
+    parser = argparse.ArgumentParser(
+        prog="demo train", description="Train the demo model's weights anew."
+    )
+    parser.add_argument(
+        "--stage",
+        choices=("autoencoder", "unet", "controlnet"),
+        nargs="+",
+        default=["autoencoder", "unet", "controlnet"],
+        help="only these stages; a later stage reads the weights of the ones before it from --out",
+    )
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="pictures to train with")
+    parser.add_argument(
+        "--speed-up", type=int, default=1, metavar="N", help="a trial with an Nth of the steps"
+    )
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    stages = {
+        "autoencoder": train_autoencoder,
+        "unet": train_unet,
+        "controlnet": train_controlnet,
+    }
+    for name in options.stage:
+        began = time.perf_counter()
+        stages[name](options.out, options.scenes, options.speed_up)
+        log.info("%s: done in %.1f minutes", name, (time.perf_counter() - began) / 60)
+    return 0
+
+
+def condition(images: Tensor) -> Tensor:
+    """The hint of the demo's ControlNet: Canny edges of pictures (B, 3, H, W) in 0..1, as RGB."""
+    return canny_cnpp(images).expand(-1, 3, -1, -1)
+
+
+def train_autoencoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 1, on pictures that are also turned and mirrored: the world has no up."""
+    images = _scenes(scenes).images
+    torch.manual_seed(AUTOENCODER.seed)
+    autoencoder = Autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        turns, mirrored, *chosen = torch.randint(len(images), (10,), generator=generator).tolist()
+        batch = torch.rot90(_to_model(images[chosen]), turns % 4, (2, 3))
+        batch = batch.flip(3) if mirrored % 2 else batch
+        return reconstruction_loss(
+            autoencoder, batch.contiguous(memory_format=torch.channels_last)
+        )
+
+    averaged = _train(autoencoder, _shortened(AUTOENCODER, speed_up), loss)
+    averaged.normalise(_to_model(images[:500]))
+    save_part("autoencoder", averaged.state_dict(), out)
+
+
+def train_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 2: the denoising UNet together with its text encoder."""
+    batch = _scenes(scenes)
+    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
+    empty = torch.tensor([tokenize("")])
+    schedule = NoiseSchedule.scaled_linear()
+    torch.manual_seed(UNET.seed)
+    both = nn.ModuleDict({"unet": UNet(CONFIG), "text_encoder": TextEncoder()})
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(latents), (32,), generator=generator)
+        context = both["text_encoder"](torch.cat([tokens[chosen], empty]))
+        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
+        return diffusion_loss(both["unet"], schedule, latents[chosen], context, generator)
+
+    averaged = _train(both, _shortened(UNET, speed_up), loss)
+    save_part("unet", averaged["unet"].state_dict(), out)
+    save_part("text_encoder", averaged["text_encoder"].state_dict(), out)
+
+
+def train_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 3: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
+    batch = _scenes(scenes)
+    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    hints = torch.cat([canny_cnpp(_to_unit(part)) > 0 for part in batch.images.split(CHUNK)])
+    unet = load_part("unet", UNet(CONFIG), out).requires_grad_(False)
+    text_encoder = load_part("text_encoder", TextEncoder(), out)
+    with torch.no_grad():
+        contexts = text_encoder(torch.tensor([tokenize(caption) for caption in batch.captions]))
+        empty = text_encoder(torch.tensor([tokenize("")]))
+    schedule = NoiseSchedule.scaled_linear()
+    torch.manual_seed(CONTROLNET.seed)
+    controlnet = ControlNet.from_unet(unet)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(latents), (16,), generator=generator)
+        context = drop_text(contexts[chosen], empty, TEXT_DROPOUT, generator)
+        hint = hints[chosen].float().expand(-1, 3, -1, -1)
+        return diffusion_loss(
+            unet, schedule, latents[chosen], context, generator, controlnet=controlnet, hint=hint
+        )
+
+    averaged = _train(controlnet, _shortened(CONTROLNET, speed_up), loss)
+    save_part("controlnet", averaged.state_dict(), out)
+
+
+def _train(
+    module: Network, settings: TrainSettings, loss: Callable[[torch.Generator], Tensor]
+) -> Network:
+    trainer, began = Trainer(module, settings), time.perf_counter()
+    recent: list[float] = []
+
+    def on_step(step: int, value: float) -> None:
+        recent.append(value)
+        if step % CHUNK == 0:
+            mean, minutes = sum(recent) / len(recent), (time.perf_counter() - began) / 60
+            log.info("step %d of %d, loss %.4f, %.1f min", step, settings.steps, mean, minutes)
+            recent.clear()
+
+    trainer.run(loss, on_step)
+    return cast(Network, trainer.averaged)
+
+
+@torch.no_grad()
+def _encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Latents as the diffusion model takes them."""
+    parts = [autoencoder.encode(_to_model(part)) for part in images.split(CHUNK)]
+    return torch.cat(parts) * LATENT_SCALE
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    return images.float() / 255
+
+
+def _to_model(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def _shortened(settings: TrainSettings, speed_up: int) -> TrainSettings:
+    return replace(settings, steps=max(settings.steps // speed_up, 1))
+
+
+def _scenes(count: int) -> Scenes:
+    log.info("drawing %d scenes", count)
+    parts = [
+        load_batch(TRAIN_SEED, range(start, min(start + CHUNK, count)))
+        for start in range(0, count, CHUNK)
+    ]
+    images = torch.cat([(part.images * 255).round().byte() for part in parts])
+    return Scenes(images, [caption for part in parts for caption in part.captions])
