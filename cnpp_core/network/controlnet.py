@@ -70,10 +70,11 @@ class ControlNet(Encoder):
         context (B, L, context_dim), y (B, adm). For a union network ``control_type`` holds indices
         into ``UNION_TYPES`` and ``hint`` as many hints (a bare tensor is one).
         """
-        emb = self.embed(timesteps, y, x.dtype)
+        union = None
         if self.config.union_types is not None:
             require_types(control_type, self.config.union_types)
-            emb = emb + self.control_add_embedding(control_type, emb)
+            union = self.control_add_embedding(control_type, like=x)
+        emb = self.embed(timesteps, y, x.dtype, union)
         guided_hint = self.embed_hint(hint, control_type)
 
         h, residuals = x, []

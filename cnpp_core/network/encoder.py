@@ -48,9 +48,21 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return self.time_embed[0].weight.device
 
-    def embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Embedding (B, 4 * model_channels) of timesteps (B,) and, where used, y (B, adm)."""
+    def embed(
+        self,
+        timesteps: Tensor,
+        y: Tensor | None,
+        dtype: torch.dtype,
+        union: Tensor | None = None,
+    ) -> Tensor:
+        """Embedding (B, 4 * model_channels) of timesteps (B,) and, where used, y (B, adm).
+
+        ``union`` embeds the types of a union ControlNet; it joins before y, an order on which the
+        last bits of every published implementation depend.
+        """
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(dtype))
+        if union is not None:
+            emb = emb + union
         adm = self.config.adm_in_channels
         if adm is None:
             return emb
