@@ -45,6 +45,10 @@ class ControlResiduals:
             [_times(block, factor) for block, factor in zip(self.blocks, factors, strict=True)]
         )
 
+    def times(self, strength: float) -> ControlResiduals:
+        """All residuals times one number; 1 keeps the very tensors, 0 makes every block mute."""
+        return ControlResiduals([_times(block, strength) for block in self.blocks])
+
     def plus(self, other: ControlResiduals) -> ControlResiduals:
         """The sum of two controls; ValueError if they have different numbers of blocks."""
         if len(self) != len(other):

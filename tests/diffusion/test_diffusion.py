@@ -1,0 +1,102 @@
+"""Schedule and sampler against diffusers and against what the equations say."""
+
+import pytest
+import torch
+from controlnet_pp.cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
+from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+
+
+def linear_eps_model(x, t):
+    """A made-up denoiser that depends on both of its inputs."""
+    return 0.3 * x + 0.001 * t.view(-1, 1, 1, 1).to(x)
+
+
+def test_the_schedule_is_stable_diffusions():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
+    assert torch.allclose(SCHEDULE.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-4)
+    assert SCHEDULE.sigmas[-1] == pytest.approx(14.6146, abs=1e-3)  # the published sigma_max
+
+
+def test_predicted_x0_undoes_the_noise():
+    x0, eps = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
+    t = torch.tensor([0, 10, 500, 999])
+    x_t = SCHEDULE.q_sample(x0, t, eps)
+    assert torch.allclose(SCHEDULE.predict_x0(x_t, t, eps), x0, atol=1e-4)
+
+
+def test_noised_unit_variance_latents_keep_unit_variance():
+    x0, eps = torch.randn(3, 4, 64, 64), torch.randn(3, 4, 64, 64)
+    x_t = SCHEDULE.q_sample(x0, torch.tensor([5, 400, 990]), eps)
+    assert torch.allclose(x_t.std(dim=(1, 2, 3)), torch.ones(3), atol=0.03)
+
+
+def test_sampling_follows_diffusers_ddim_step_by_step():
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+    theirs.set_timesteps(20)
+    timesteps = ddim_timesteps(20)
+    assert timesteps == theirs.timesteps.tolist()
+
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = (1 - theirs.alphas_cumprod[timesteps[0]]).sqrt() * noise
+    for t in theirs.timesteps:
+        eps = linear_eps_model(x, t.expand(2))
+        x = theirs.step(eps, t, x, eta=0.0).prev_sample
+    ours = sample_ddim(linear_eps_model, noise, SCHEDULE, timesteps)
+    # diffusers' last step lands on alpha_bar = 1, which is the last estimate of x0
+    assert torch.allclose(ours, x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_perfect_denoiser_is_followed_to_its_picture():
+    x0 = torch.randn(1, 4, 8, 8)
+
+    def knows_x0(x, t):
+        alpha_bar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+
+    result = sample_ddim(knows_x0, torch.randn(1, 4, 8, 8), SCHEDULE, ddim_timesteps(10))
+    assert torch.allclose(result, x0, atol=1e-3)
+
+
+def test_each_step_is_reported_and_may_stop_the_sampling():
+    seen = []
+
+    def stop_at_three(i, x0):
+        seen.append((i, tuple(x0.shape)))
+        if i == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_ddim(
+            linear_eps_model, torch.randn(1, 4, 8, 8), SCHEDULE, ddim_timesteps(10), stop_at_three
+        )
+    assert seen == [(i, (1, 4, 8, 8)) for i in range(4)]
+
+
+@pytest.mark.parametrize(("cfg", "expected"), [(1.0, 2.0), (0.0, 5.0), (3.0, -4.0)])
+def test_guidance_goes_from_the_empty_prompt_through_the_prompt(cfg, expected):
+    model = guided(
+        lambda x, t, context: context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(x),
+        cond=torch.full((1, 3, 2), 2.0),
+        uncond=torch.full((1, 3, 2), 5.0),
+        cfg=cfg,
+    )
+    eps = model(torch.zeros(1, 4, 2, 2), torch.zeros(1))
+    assert torch.allclose(eps, torch.full((1, 4, 2, 2), expected))
+
+
+def test_an_impossible_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="0 sampling steps"):
+        ddim_timesteps(0)

@@ -1,0 +1,181 @@
+"""The training loop and the diffusion loss."""
+
+import math
+
+import pytest
+import torch
+from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
+from controlnet_pp.cnpp_core.network.config import NetworkConfig
+from controlnet_pp.cnpp_core.network.controlnet import ControlNet
+from controlnet_pp.cnpp_core.network.unet import UNet
+from controlnet_pp.cnpp_core.training.losses import diffusion_loss, drop_text
+from controlnet_pp.cnpp_core.training.trainer import Trainer, TrainSettings
+from torch import nn
+
+CONFIG = NetworkConfig(
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_res_blocks=(1, 1),
+    transformer_depth=(1, 1),
+    context_dim=16,
+)
+SCHEDULE = NoiseSchedule.scaled_linear()
+
+
+def regression():
+    """A linear layer and a loss whose minimum is known: y = 3 x - 1."""
+    torch.manual_seed(0)
+    layer = nn.Linear(1, 1)
+
+    def loss(generator):
+        x = torch.randn(32, 1, generator=generator)
+        return (layer(x) - (3 * x - 1)).square().mean()
+
+    return layer, loss
+
+
+SETTINGS = TrainSettings(steps=300, learning_rate=0.1, weight_decay=0.0, warmup=10, ema_decay=0.9)
+
+
+def test_training_finds_the_minimum_and_averages_towards_it():
+    layer, loss = regression()
+    trainer = Trainer(layer, SETTINGS)
+    trainer.run(loss)
+    for network in (layer, trainer.averaged):
+        assert network.weight.item() == pytest.approx(3, abs=0.02)
+        assert network.bias.item() == pytest.approx(-1, abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    def trained(seed):
+        layer, loss = regression()
+        Trainer(layer, TrainSettings(steps=20, learning_rate=0.1, seed=seed)).run(loss)
+        return layer.weight.item()
+
+    assert trained(1) == trained(1)
+    assert trained(1) != trained(2)
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+    layer, loss = regression()
+    Trainer(layer, SETTINGS).run(loss)
+
+    first_layer, first_loss = regression()
+    first = Trainer(first_layer, SETTINGS)
+
+    def stop(step, _):
+        if step == 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(first_loss, stop)
+    first.save(tmp_path / "state.pt")
+
+    second_layer, second_loss = regression()
+    second = Trainer(second_layer, SETTINGS)
+    second.load(tmp_path / "state.pt")
+    assert second.step == 120
+    second.run(second_loss)
+    assert torch.equal(second_layer.weight, layer.weight)
+    assert not torch.equal(second_layer.bias, first_layer.bias)
+
+
+def test_accumulated_steps_equal_one_step_over_the_whole_batch():
+    x = torch.randn(8, 1, generator=torch.Generator().manual_seed(0))
+
+    def trained(parts):
+        torch.manual_seed(0)
+        layer = nn.Linear(1, 1)
+        batches = iter(list(x.chunk(parts)) * 5)
+        settings = TrainSettings(steps=5, learning_rate=0.1, accumulate=parts)
+        Trainer(layer, settings).run(lambda _: (layer(next(batches)) - 1).square().mean())
+        return layer.weight
+
+    assert torch.allclose(trained(1), trained(4), atol=1e-5)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    settings = TrainSettings(steps=1000, learning_rate=1.0, warmup=100)
+    assert settings.rate(0) == pytest.approx(0.01, rel=1e-3)
+    assert settings.rate(99) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.099)))
+    assert settings.rate(500) == pytest.approx(0.5)
+    assert settings.rate(999) < 1e-4
+
+
+def test_a_loss_that_explodes_stops_the_training_with_advice():
+    layer = nn.Linear(1, 1)
+    trainer = Trainer(layer, TrainSettings(steps=3))
+    with pytest.raises(RuntimeError, match=r"loss is inf at step 1; lower the learning rate"):
+        trainer.run(lambda _: layer(torch.full((1, 1), math.inf)).abs().sum())
+
+
+def test_a_network_without_trainable_parameters_is_refused():
+    with pytest.raises(ValueError, match="Nothing to train"):
+        Trainer(nn.Linear(1, 1).requires_grad_(False), SETTINGS)
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randn(4, 4, 8, 8, generator=generator)
+    hint = torch.rand(4, 3, 64, 64, generator=generator)
+    context = torch.randn(4, 3, 16, generator=generator)
+    return x0, hint, context
+
+
+def test_the_loss_is_the_error_of_the_predicted_noise():
+    x0, _, context = batch()
+
+    class Silent(UNet):
+        def forward(self, x, timesteps, context, y=None, residuals=None):
+            return torch.zeros_like(x)
+
+    loss = diffusion_loss(
+        Silent(CONFIG), SCHEDULE, x0, context, torch.Generator().manual_seed(3)
+    )
+    generator = torch.Generator().manual_seed(3)
+    torch.randint(1000, (4,), generator=generator)
+    assert loss.item() == pytest.approx(
+        torch.randn(x0.shape, generator=generator).square().mean().item(), rel=1e-5
+    )
+
+
+def test_a_controlnet_learns_through_a_frozen_unet():
+    torch.manual_seed(0)
+    unet = UNet(CONFIG).requires_grad_(False)
+    controlnet = ControlNet.from_unet(unet)
+    before = {key: value.clone() for key, value in unet.state_dict().items()}
+    x0, hint, context = batch()
+
+    def loss(_):  # the same noise each time: the network can learn it by heart
+        fixed = torch.Generator().manual_seed(5)
+        return diffusion_loss(
+            unet, SCHEDULE, x0, context, fixed, controlnet=controlnet, hint=hint
+        )
+
+    start = loss(None).item()
+    Trainer(controlnet, TrainSettings(steps=25, learning_rate=3e-3, warmup=1)).run(loss)
+    assert loss(None).item() < 0.8 * start
+    assert any(conv[0].weight.any() for conv in controlnet.zero_convs)
+    assert all(torch.equal(before[key], value) for key, value in unet.state_dict().items())
+
+
+def test_a_controlnet_without_hints_is_refused():
+    unet = UNet(CONFIG)
+    x0, _, context = batch()
+    with pytest.raises(ValueError, match="hint for every picture"):
+        diffusion_loss(
+            unet,
+            SCHEDULE,
+            x0,
+            context,
+            torch.Generator(),
+            controlnet=ControlNet.from_unet(unet),
+        )
+
+
+def test_text_is_dropped_in_the_given_share_of_rows():
+    context, empty = torch.ones(4000, 2, 3), torch.zeros(1, 2, 3)
+    generator = torch.Generator().manual_seed(0)
+    kept = drop_text(context, empty, 0.25, generator).mean(dim=(1, 2))
+    assert set(kept.tolist()) == {0.0, 1.0}
+    assert kept.mean().item() == pytest.approx(0.75, abs=0.03)
