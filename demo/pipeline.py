@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..cnpp_core.control.residuals import ControlResiduals
-from ..cnpp_core.control.scales import Scales, ScalePreset
+from ..cnpp_core.control.scales import ScalePreset, Scales
 from ..cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from .autoencoder import DOWNSCALE
@@ -46,7 +46,9 @@ def generate(
     uncond = demo.text_encoder(torch.tensor([tokenize("")])).expand_as(cond)
     side = size // DOWNSCALE
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(captions), demo.unet.config.in_channels, side, side, generator=generator)
+    noise = torch.randn(
+        len(captions), demo.unet.config.in_channels, side, side, generator=generator
+    )
     both_hints = None if hints is None else torch.cat([hints, hints])
     block_scales = (scales or ScalePreset("uniform")).resolve(demo.controlnet.config.blocks)
 
