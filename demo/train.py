@@ -93,9 +93,9 @@ def train_autoencoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> Non
         compact = latent.float().square().mean()
         return reconstruction_loss(autoencoder.decoder(latent + noise), batch) + 1e-4 * compact
 
-    autoencoder = _train(autoencoder, _shortened(AUTOENCODER, speed_up), through_noise)
-    autoencoder.normalise(_to_model(images[:500]))
-    save_part("autoencoder", autoencoder.state_dict(), out)
+    averaged = _train(autoencoder, _shortened(AUTOENCODER, speed_up), through_noise)
+    averaged.normalise(_to_model(images[:500]))
+    save_part("autoencoder", averaged.state_dict(), out)
 
 
 def train_decoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
