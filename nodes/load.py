@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..cnpp_core.checkpoint.report import report
+from .host.demo import example_picture, load_demo_parts
 from .host.loading import DTYPES, load_control
 from .host.reading import config_of
 from .schema import schema, show_text
@@ -110,4 +111,46 @@ class ControlNetReport(io.ComfyNode):
         return io.NodeOutput(text, ui=show_text(cls, text))
 
 
-NODES = [LoadControlNet, ControlNetReport]
+class DemoModel(io.ComfyNode):
+    """CNPP_DemoModel."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_DemoModel",
+            "Demo Model",
+            GROUP,
+            "A complete diffusion model of a few megabytes with a canny ControlNet, for trying "
+            "everything out within seconds on any machine. It knows coloured shapes: 'red circle "
+            "on a blue ground'. Make pictures of 128 x 128.",
+            [
+                io.Int.Input(
+                    "example",
+                    default=0,
+                    min=0,
+                    max=9999,
+                    tooltip="Number of the example picture. None of them was used in training.",
+                ),
+            ],
+            [
+                io.Model.Output("model", tooltip="The demo UNet, for KSampler."),
+                io.Clip.Output("clip", tooltip="Its text encoder, for CLIP Text Encode."),
+                io.Vae.Output("vae", tooltip="Its autoencoder, for VAE Decode and VAE Encode."),
+                io.ControlNet.Output(
+                    "control_net",
+                    tooltip="Its ControlNet for canny edges, for Apply ControlNet++.",
+                ),
+                io.Image.Output(
+                    "picture", tooltip="The example picture, 128 x 128: take its edges with Canny."
+                ),
+                io.String.Output("caption", tooltip="What the example picture shows."),
+            ],
+            aliases=("quick start", "shapes", "toy model", "example"),
+        )
+
+    @classmethod
+    def execute(cls, example: int) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_parts(), *example_picture(example))
+
+
+NODES = [LoadControlNet, ControlNetReport, DemoModel]
