@@ -1,0 +1,299 @@
+"""The demonstration: one picture through the whole cycle, and the same measured on many.
+
+Picture -> condition -> samples without control, with it, with three scale settings -> condition of
+the samples -> how much of the first condition came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..annotators.canny import canny_cnpp
+from ..cnpp_core.consistency.check import CheckResult, check_consistency
+from ..cnpp_core.consistency.edges import EdgeMeasure
+from ..cnpp_core.control.scales import ScalePreset
+from .model import WEIGHTS, DemoModel, load_demo
+from .pipeline import generate
+from .sheet import Cell, Row, Sheet, encode_png
+from .world import HELD_OUT_SEED, SIZE, Batch, foreground_mask, load_batch, mask_iou
+
+TOLERANCE = 1  # pixels by which an edge may be off
+LEAST_GAIN = 2.0  # with control, edge F1 must be at least this many times that without
+CHUNK = 11  # pictures per batch
+SHOWN = (0, 3, 13, 22)  # held-out pictures on the sheet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample: without control, or with it at some scales."""
+
+    name: str
+    remark: str
+    scales: ScalePreset | None
+
+
+SETTINGS = (
+    Setting("no control", "the prompt alone", None),
+    Setting("control", "every block, 1.0", ScalePreset("uniform")),
+    Setting("uniform 0.5", "every block, 0.5", ScalePreset("uniform", 0.5)),
+    Setting("structure", "deep blocks only", ScalePreset("structure")),
+    Setting("detail", "shallow blocks only", ScalePreset("detail")),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a setting gave: pictures (B, 3, S, S) in 0..1 and how well they follow."""
+
+    setting: Setting
+    images: Tensor
+    check: CheckResult
+    iou: Tensor
+    seconds: float
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """`demo`: run, print the table, write the sheet. Returns 1 if control gains too little."""
+    began = time.perf_counter()
+    options = _parser().parse_args(argv)
+    own = options.image is not None or options.prompt is not None
+    if options.image is not None and options.prompt is None:
+        raise ValueError("--image needs --prompt, e.g. --prompt 'red star on a white ground'.")
+    if options.count < 1 or options.steps < 1:
+        raise ValueError(
+            f"--count {options.count}, --steps {options.steps}: both must be 1 or more."
+        )
+
+    batch = load_batch(HELD_OUT_SEED, range(options.count))
+    if own:
+        picture = read_picture(options.image) if options.image else batch.images[:1]
+        batch = _put_first(picture, options.prompt or batch.captions[0], batch)
+    hints = canny_cnpp(batch.images)
+    if own and not hints[0].any():
+        raise ValueError(f"{options.image}: no edges found; take a picture with clear outlines.")
+    demo = load_demo(options.weights)
+    print(f"demo model loaded, {time.perf_counter() - began:.1f} s; sampling", flush=True)
+
+    outcomes = []
+    for setting in SETTINGS:
+        outcomes.append(sample(demo, setting, batch, hints, options, measured=options.count))
+        print(
+            f"  {setting.name:12} {len(batch.images)} pictures, {outcomes[-1].seconds:.1f} s",
+            flush=True,
+        )
+    seconds = time.perf_counter() - began
+    report = summarise(outcomes, options.count, options.steps, options.cfg, options.seed, seconds)
+    report["reconstruction"] = reconstruction(demo, batch, hints, options.count)
+    sheet = draw_sheet(batch, hints, outcomes, report, own)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "demo.png").write_bytes(encode_png(sheet))
+    (options.out / "demo.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{table(report)}\n\npicture: {options.out / 'demo.png'}")
+    print(f"numbers: {options.out / 'demo.json'}")
+    if report["gain"] < LEAST_GAIN:
+        print(f"\nFAILED: with control, canny F1 must be {LEAST_GAIN:g} times that without.")
+        return 1
+    return 0
+
+
+def sample(
+    demo: DemoModel,
+    setting: Setting,
+    batch: Batch,
+    hints: Tensor,
+    options: argparse.Namespace,
+    measured: int,
+) -> Outcome:
+    """Sample every picture of the batch anew; only the last `measured` ones have a mask.
+
+    Noise depends on the seed and the place in the batch, so all settings start from the same.
+    """
+    began = time.perf_counter()
+    parts = []
+    for start in range(0, len(batch.images), CHUNK):
+        part = slice(start, start + CHUNK)
+        controlled = setting.scales is not None
+        parts.append(
+            generate(
+                demo,
+                list(batch.captions[part]),
+                seed=options.seed + start,
+                steps=options.steps,
+                cfg=options.cfg,
+                hints=hints[part].expand(-1, 3, -1, -1) if controlled else None,
+                scales=setting.scales,
+            )
+        )
+    images = torch.cat(parts)
+    seconds = time.perf_counter() - began
+    return Outcome(setting, images, *_judge(images, batch, hints, measured), seconds)
+
+
+def summarise(
+    outcomes: Sequence[Outcome], count: int, steps: int, cfg: float, seed: int, seconds: float
+) -> dict:
+    """Means over the held-out pictures, ready for JSON."""
+    rows = []
+    for outcome in outcomes:
+        scores = outcome.check.per_image[-count:]
+        rows.append(
+            {
+                "setting": outcome.setting.name,
+                "canny_f1": sum(scores) / count,
+                "foreground_iou": outcome.iou.mean().item(),
+                "seconds": round(outcome.seconds, 2),
+                "canny_f1_per_picture": [round(score, 4) for score in scores],
+            }
+        )
+    without, control = rows[0]["canny_f1"], rows[1]["canny_f1"]
+    return {
+        "held_out_conditions": count,
+        "tolerance_pixels": TOLERANCE,
+        "steps": steps,
+        "cfg": cfg,
+        "seed": seed,
+        "settings": rows,
+        "gain": control / max(without, 1e-6),
+        "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def reconstruction(demo: DemoModel, batch: Batch, hints: Tensor, count: int) -> dict[str, float]:
+    """Scores of the pictures themselves after the autoencoder: what control can reach at most."""
+    with torch.no_grad():
+        decoded = demo.autoencoder.decode(demo.autoencoder.encode(batch.images * 2 - 1))
+    check, iou = _judge(((decoded + 1) / 2).clamp(0, 1), batch, hints, count)
+    scores = check.per_image[-count:]
+    return {"canny_f1": sum(scores) / count, "foreground_iou": iou.mean().item()}
+
+
+def table(report: dict) -> str:
+    """The report for people."""
+    lines = [
+        f"{report['held_out_conditions']} held-out conditions, {report['steps']} steps, "
+        f"cfg {report['cfg']:g}, canny F1 within {TOLERANCE} pixel",
+        "",
+        f"{'setting':<26}{'canny F1':>9}{'foreground IoU':>16}{'seconds':>9}",
+    ]
+    for row in report["settings"]:
+        lines.append(
+            f"{row['setting']:<26}{row['canny_f1']:>9.3f}{row['foreground_iou']:>16.3f}"
+            f"{row['seconds']:>9.1f}"
+        )
+    best = report["reconstruction"]
+    lines.append(
+        f"{'(autoencoder, no sampling)':<26}{best['canny_f1']:>9.3f}{best['foreground_iou']:>16.3f}"
+    )
+    lines += [
+        "",
+        f"Control gives {report['gain']:.1f} times the F1 without; "
+        f"{report['seconds']:.0f} s in all on {report['threads']} threads.",
+    ]
+    return "\n".join(lines)
+
+
+def draw_sheet(
+    batch: Batch, hints: Tensor, outcomes: Sequence[Outcome], report: dict, own: bool
+) -> np.ndarray:
+    """Input, condition and every setting side by side, and the edges that came back."""
+    columns: list[Sequence[str]] = [("input",), ("condition", "its Canny edges")]
+    columns += [
+        (outcome.setting.name, outcome.setting.remark, f"mean F1 {row['canny_f1']:.2f}")
+        for outcome, row in zip(outcomes, report["settings"], strict=True)
+    ]
+    first = 0 if own else min(SHOWN[0], len(batch.images) - 1)
+    others = [i + own for i in SHOWN if i + own < len(batch.images) and i + own != first]
+    rows = []
+    for index in (first, *others):
+        cells: list[Cell | None] = [_cell(batch.images[index]), _cell(hints[index])]
+        cells += [
+            _cell(outcome.images[index], f"F1 {outcome.check.per_image[index]:.2f}")
+            for outcome in outcomes
+        ]
+        rows.append(Row(f'"{batch.captions[index]}"', cells))
+        if index == first:
+            back = [_cell(outcome.check.difference[index]) for outcome in outcomes]
+            rows.append(
+                Row("edges of the samples above, against the condition", [None, None, *back])
+            )
+    legend = [
+        (f"edge {word}", (round(255 * r), round(255 * g), round(255 * b)))
+        for word, (r, g, b) in outcomes[0].check.legend
+    ]
+    return Sheet(
+        "ControlNet++ demonstration: does the picture follow its condition?",
+        [
+            "The prompt names shapes and colours, never places: those can only come from the "
+            "condition.",
+            f"F1 = agreement of the sample's edges with the condition, within {TOLERANCE} pixel; "
+            f"means over {report['held_out_conditions']} held-out conditions.",
+        ],
+        columns,
+        rows,
+        legend,
+    ).draw()
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file, cropped to a square in the centre: (1, 3, SIZE, SIZE) in 0..1."""
+    data = np.fromfile(path, np.uint8)  # cv2.imread fails on some paths under Windows
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if pixels is None:
+        raise ValueError(f"{path} is no picture that OpenCV can read; use a PNG or JPEG file.")
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side, ::-1]
+    way = cv2.INTER_AREA if side > SIZE else cv2.INTER_LINEAR
+    square = cv2.resize(np.ascontiguousarray(square), (SIZE, SIZE), interpolation=way)
+    return torch.from_numpy(square).movedim(-1, 0)[None].float() / 255
+
+
+def _judge(
+    images: Tensor, batch: Batch, hints: Tensor, measured: int
+) -> tuple[CheckResult, Tensor]:
+    check = check_consistency(images, hints, canny_cnpp, EdgeMeasure(TOLERANCE))
+    recovered = foreground_mask(images[-measured:], batch.captions[-measured:])
+    return check, mask_iou(recovered, batch.masks[-measured:])
+
+
+def _put_first(picture: Tensor, caption: str, batch: Batch) -> Batch:
+    empty = torch.zeros_like(batch.masks[:1])
+    return Batch(
+        torch.cat([picture, batch.images]),
+        torch.cat([empty, batch.masks]),
+        (caption, *batch.captions),
+    )
+
+
+def _cell(image: Tensor, note: str = "") -> Cell:
+    pixels = (image.clamp(0, 1) * 255).round().byte().expand(3, -1, -1)
+    return Cell(np.ascontiguousarray(pixels.movedim(0, -1).numpy()), note)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="The whole cycle on the built-in model: a table, a picture, and both as files.",
+    )
+    parser.add_argument("--image", type=Path, help="a picture of your own, with --prompt")
+    parser.add_argument("--prompt", help="what to draw, e.g. 'red star on a white ground'")
+    parser.add_argument("--out", type=Path, default=Path("out") / "demo", help="folder to write to")
+    parser.add_argument("--count", type=int, default=32, help="held-out conditions to measure on")
+    parser.add_argument("--steps", type=int, default=10, help="DDIM steps")
+    parser.add_argument("--cfg", type=float, default=3.0, help="classifier-free guidance")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the weights")
+    return parser
