@@ -6,7 +6,6 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..cnpp_core.checkpoint.report import report
-from .host.demo import example_picture, load_demo_parts
 from .host.loading import DTYPES, load_control
 from .host.reading import config_of
 from .schema import schema, show_text
@@ -150,6 +149,9 @@ class DemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, example: int) -> io.NodeOutput:
+        # Not above: it draws with OpenCV, and the other nodes here work without.
+        from .host.demo import example_picture, load_demo_parts
+
         return io.NodeOutput(*load_demo_parts(), *example_picture(example))
 
 

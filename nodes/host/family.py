@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...cnpp_core.network.config import NetworkConfig
+from ...cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 
 FAMILY_OF_WIDTH = {
     768: "SD1.5",
@@ -72,9 +72,12 @@ def describe(config: NetworkConfig) -> str:
 
 def describe_unet(unet: dict[str, Any]) -> str:
     """The same for the host's ``unet_config``."""
-    key = (unet["model_channels"], len(unet["channel_mult"]), unet.get("context_dim"))
-    names = {(320, 4, 768): "SD1.5", (320, 4, 1024): "SD2.x", (320, 3, 2048): "SDXL"}
-    return _describe(names.get(key, "custom"), unet["model_channels"], unet.get("context_dim"))
+    width, context_dim = unet["model_channels"], unet.get("context_dim")
+    family = "custom"
+    for known in (SD15, SD21, SDXL):
+        if (known.block_channels, known.context_dim) == (block_channels(unet), context_dim):
+            family = known.family
+    return _describe(family, width, context_dim)
 
 
 def family_of_width(width: int) -> str:

@@ -90,7 +90,7 @@ class PromptTokenizer:
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **_options: Any
-    ) -> dict[str, Tokens]:
+    ) -> dict[str, Any]:
         """{"demo": tokens with their weights}, the ids of the whole prompt in one row."""
         parts = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
         row = [
@@ -101,7 +101,7 @@ class PromptTokenizer:
         ]
         row = [*row, *((pad, 1.0) for pad in self.empty)][: len(self.empty)]
         if return_word_ids:
-            return {"demo": [[(token, weight, 0) for token, weight in row]]}
+            row = [(token, weight, 0) for token, weight in row]
         return {"demo": [row]}
 
     def untokenize(self, pairs: list[tuple[int, float]]) -> list[tuple[tuple[int, float], str]]:
