@@ -1,4 +1,4 @@
-"""Train the weights of the demo model from a seed, in four stages."""
+"""Train the weights of the demo model from a seed, in five stages."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ AUTOENCODER = TrainSettings(
 )
 DECODER = TrainSettings(steps=1500, learning_rate=5e-4, weight_decay=0.0)
 UNET = TrainSettings(steps=1300, learning_rate=1e-3, ema_decay=0.995)
+REFINE = TrainSettings(steps=800, learning_rate=6e-4, ema_decay=0.995, seed=1)
 CONTROLNET = TrainSettings(steps=900, learning_rate=5e-4, ema_decay=0.995)
 
 
@@ -114,29 +115,21 @@ def train_decoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
 
 def train_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     """Stage 3: the denoising UNet together with its text encoder."""
-    batch = _scenes(scenes)
-    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
-    tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
-    empty = torch.tensor([tokenize("")])
-    schedule = NoiseSchedule.scaled_linear()
     torch.manual_seed(UNET.seed)
     unet, text_encoder = UNet(CONFIG), TextEncoder()
     zero_last_layers(unet)
+    _train_denoiser(unet, text_encoder, _shortened(UNET, speed_up), out, scenes)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (32,), generator=generator)
-        context = text_encoder(torch.cat([tokens[chosen], empty]))
-        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
-        return diffusion_loss(unet, schedule, latents[chosen], context, generator)
 
-    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    averaged = _train(both, _shortened(UNET, speed_up), loss)
-    for name, network in averaged.items():
-        save_part(name, network.state_dict(), out)
+def refine_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 4: both go on from where they are, at a lower rate; prompts are followed better."""
+    unet = load_part("unet", UNet(CONFIG), out).requires_grad_(True)
+    text_encoder = load_part("text_encoder", TextEncoder(), out).requires_grad_(True)
+    _train_denoiser(unet, text_encoder, _shortened(REFINE, speed_up), out, scenes)
 
 
 def train_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 4: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
+    """Stage 5: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
     batch = _scenes(scenes)
     latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
     hints = torch.cat([canny_cnpp(part.float() / 255) > 0 for part in batch.images.split(CHUNK)])
@@ -165,8 +158,29 @@ STAGES = {
     "autoencoder": train_autoencoder,
     "decoder": train_decoder,
     "unet": train_unet,
+    "refine": refine_unet,
     "controlnet": train_controlnet,
 }
+
+
+def _train_denoiser(
+    unet: UNet, text_encoder: TextEncoder, settings: TrainSettings, out: Path, scenes: int
+) -> None:
+    batch = _scenes(scenes)
+    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
+    empty = torch.tensor([tokenize("")])
+    schedule = NoiseSchedule.scaled_linear()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(latents), (32,), generator=generator)
+        context = text_encoder(torch.cat([tokens[chosen], empty]))
+        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
+        return diffusion_loss(unet, schedule, latents[chosen], context, generator)
+
+    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    for name, network in _train(both, settings, loss).items():
+        save_part(name, network.state_dict(), out)
 
 
 def _train(
