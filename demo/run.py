@@ -30,7 +30,7 @@ from .world import HELD_OUT_SEED, SIZE, Batch, foreground_mask, load_batch, mask
 TOLERANCE = 1  # pixels by which an edge may be off
 LEAST_GAIN = 2.0  # with control, edge F1 must be at least this many times that without
 CHUNK = 11  # pictures per batch
-SHOWN = (0, 3, 13, 22)  # held-out pictures on the sheet
+SHOWN = (4, 1, 13)  # held-out pictures on the sheet, the first with its edges
 
 
 @dataclass(frozen=True)

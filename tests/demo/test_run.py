@@ -78,7 +78,13 @@ def test_the_picture_on_the_sheet_is_readable_and_shows_the_input(
 ) -> None:
     demo(tmp_path)
     sheet = cv2.imdecode(np.fromfile(tmp_path / "demo.png", np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    picture = (load_batch(HELD_OUT_SEED, [0]).images[0] * 255).round().byte().movedim(0, -1).numpy()
+    picture = (
+        (load_batch(HELD_OUT_SEED, [run.SHOWN[0]]).images[0] * 255)
+        .round()
+        .byte()
+        .movedim(0, -1)
+        .numpy()
+    )
     corner = picture[2, 2]
     assert sheet.shape[1] > 7 * 128
     assert (sheet == corner).all(-1).sum() > 128 * 128 / 2
