@@ -1,4 +1,4 @@
-"""Train the weights of the demo model from a seed, in five stages."""
+"""Train the weights of the demo model from a seed, in six stages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ AUTOENCODER = TrainSettings(
 DECODER = TrainSettings(steps=1500, learning_rate=5e-4, weight_decay=0.0)
 UNET = TrainSettings(steps=1300, learning_rate=1e-3, ema_decay=0.995)
 REFINE = TrainSettings(steps=800, learning_rate=6e-4, ema_decay=0.995, seed=1)
-CONTROLNET = TrainSettings(steps=900, learning_rate=5e-4, ema_decay=0.995)
+RECOLOUR = TrainSettings(steps=700, learning_rate=5e-4, ema_decay=0.995, seed=2)
+CONTROLNET = TrainSettings(steps=800, learning_rate=5e-4, ema_decay=0.995)
+NOISE_OFFSET = 0.25  # four times what 16 x 16 independent values leave of their mean
 
 
 @dataclass(frozen=True)
@@ -118,18 +120,22 @@ def train_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     torch.manual_seed(UNET.seed)
     unet, text_encoder = UNet(CONFIG), TextEncoder()
     zero_last_layers(unet)
-    _train_denoiser(unet, text_encoder, _shortened(UNET, speed_up), out, scenes)
+    _train_denoiser(unet, text_encoder, _shortened(UNET, speed_up), 0.0, out, scenes)
 
 
 def refine_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 4: both go on from where they are, at a lower rate; prompts are followed better."""
-    unet = load_part("unet", UNet(CONFIG), out).requires_grad_(True)
-    text_encoder = load_part("text_encoder", TextEncoder(), out).requires_grad_(True)
-    _train_denoiser(unet, text_encoder, _shortened(REFINE, speed_up), out, scenes)
+    """Stage 4: both go on from where they are, at a lower rate."""
+    _train_denoiser(*_load_denoiser(out), _shortened(REFINE, speed_up), 0.0, out, scenes)
+
+
+def recolour_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 5: the same with offset noise, to take the colours from the prompt."""
+    settings = _shortened(RECOLOUR, speed_up)
+    _train_denoiser(*_load_denoiser(out), settings, NOISE_OFFSET, out, scenes)
 
 
 def train_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 5: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
+    """Stage 6: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
     batch = _scenes(scenes)
     latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
     hints = torch.cat([canny_cnpp(part.float() / 255) > 0 for part in batch.images.split(CHUNK)])
@@ -147,7 +153,14 @@ def train_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None
         context = drop_text(contexts[chosen], empty, TEXT_DROPOUT, generator)
         hint = hints[chosen].float().expand(-1, 3, -1, -1)
         return diffusion_loss(
-            unet, schedule, latents[chosen], context, generator, controlnet=controlnet, hint=hint
+            unet,
+            schedule,
+            latents[chosen],
+            context,
+            generator,
+            controlnet=controlnet,
+            hint=hint,
+            noise_offset=NOISE_OFFSET,
         )
 
     averaged = _train(controlnet, _shortened(CONTROLNET, speed_up), loss)
@@ -159,12 +172,24 @@ STAGES = {
     "decoder": train_decoder,
     "unet": train_unet,
     "refine": refine_unet,
+    "recolour": recolour_unet,
     "controlnet": train_controlnet,
 }
 
 
+def _load_denoiser(out: Path) -> tuple[UNet, TextEncoder]:
+    unet = load_part("unet", UNet(CONFIG), out)
+    text_encoder = load_part("text_encoder", TextEncoder(), out)
+    return unet.requires_grad_(True), text_encoder.requires_grad_(True)
+
+
 def _train_denoiser(
-    unet: UNet, text_encoder: TextEncoder, settings: TrainSettings, out: Path, scenes: int
+    unet: UNet,
+    text_encoder: TextEncoder,
+    settings: TrainSettings,
+    noise_offset: float,
+    out: Path,
+    scenes: int,
 ) -> None:
     batch = _scenes(scenes)
     latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
@@ -176,7 +201,9 @@ def _train_denoiser(
         chosen = torch.randint(len(latents), (32,), generator=generator)
         context = text_encoder(torch.cat([tokens[chosen], empty]))
         context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
-        return diffusion_loss(unet, schedule, latents[chosen], context, generator)
+        return diffusion_loss(
+            unet, schedule, latents[chosen], context, generator, noise_offset=noise_offset
+        )
 
     both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     for name, network in _train(both, settings, loss).items():

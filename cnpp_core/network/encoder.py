@@ -34,7 +34,7 @@ class Encoder(nn.Module):
             if level != last_level:
                 self.input_blocks.append(Block(Downsample(channels, build)))
 
-        middle = [ResBlock(channels, emb_dim, channels, build)]
+        middle: list[nn.Module] = [ResBlock(channels, emb_dim, channels, build)]
         if config.transformer_depth_middle >= 0:
             middle.append(transformer(channels, config.transformer_depth_middle, config, build))
             middle.append(ResBlock(channels, emb_dim, channels, build))
@@ -42,11 +42,11 @@ class Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.time_embed[0].weight.dtype
+        return next(self.time_embed.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.time_embed[0].weight.device
+        return next(self.time_embed.parameters()).device
 
     def embed(
         self,

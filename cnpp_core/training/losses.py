@@ -21,15 +21,23 @@ def diffusion_loss(
     y: Tensor | None = None,
     controlnet: ControlNet | None = None,
     hint: Tensor | None = None,
+    noise_offset: float = 0.0,
 ) -> Tensor:
     """Mean squared error of the predicted noise (arXiv 2006.11239, equation 14); a scalar.
 
     x0 (B, 4, H, W) latents as the model takes them, context (B, L, context_dim), hint
     (B, hint_channels, 8H, 8W) in 0..1 if a ControlNet takes part (arXiv 2302.05543, equation 5).
     Timesteps and noise come from ``generator``, a CPU one, whatever the device of x0.
+
+    ``noise_offset`` adds a constant of that deviation to each channel of the noise. Without it the
+    mean colour survives the noise even at the last timestep, so a sampler's first noise decides it
+    instead of the prompt (crosslabs.org/blog/diffusion-with-offset-noise).
     """
     t = torch.randint(len(schedule), (x0.shape[0],), generator=generator).to(x0.device)
-    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    eps = torch.randn(x0.shape, generator=generator)
+    if noise_offset:
+        eps += noise_offset * torch.randn(*x0.shape[:2], 1, 1, generator=generator)
+    eps = eps.to(x0)
     x_t = schedule.q_sample(x0, t, eps)
     residuals = None
     if controlnet is not None:

@@ -129,9 +129,7 @@ def test_the_loss_is_the_error_of_the_predicted_noise():
         def forward(self, x, timesteps, context, y=None, residuals=None):
             return torch.zeros_like(x)
 
-    loss = diffusion_loss(
-        Silent(CONFIG), SCHEDULE, x0, context, torch.Generator().manual_seed(3)
-    )
+    loss = diffusion_loss(Silent(CONFIG), SCHEDULE, x0, context, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     torch.randint(1000, (4,), generator=generator)
     assert loss.item() == pytest.approx(
@@ -148,9 +146,7 @@ def test_a_controlnet_learns_through_a_frozen_unet():
 
     def loss(_):  # the same noise each time: the network can learn it by heart
         fixed = torch.Generator().manual_seed(5)
-        return diffusion_loss(
-            unet, SCHEDULE, x0, context, fixed, controlnet=controlnet, hint=hint
-        )
+        return diffusion_loss(unet, SCHEDULE, x0, context, fixed, controlnet=controlnet, hint=hint)
 
     start = loss(None).item()
     Trainer(controlnet, TrainSettings(steps=25, learning_rate=3e-3, warmup=1)).run(loss)

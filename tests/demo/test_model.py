@@ -1,0 +1,116 @@
+"""The shipped weights: what they promise, and what happens when they are missing."""
+
+import pytest
+import torch
+from controlnet_pp.annotators.canny import canny_cnpp
+from controlnet_pp.cnpp_core.checkpoint import load_controlnet_file
+from controlnet_pp.cnpp_core.control.scales import ScalePreset
+from controlnet_pp.cnpp_core.diffusion.schedule import LATENT_SCALE
+from controlnet_pp.demo import train
+from controlnet_pp.demo.autoencoder import Autoencoder
+from controlnet_pp.demo.model import CONFIG, PARTS, WEIGHTS, load_demo, load_part
+from controlnet_pp.demo.pipeline import generate
+from controlnet_pp.demo.text import LENGTH, UNKNOWN, tokenize
+from controlnet_pp.demo.world import (
+    HELD_OUT_SEED,
+    TRAIN_SEED,
+    foreground_mask,
+    load_batch,
+    mask_iou,
+    sample_scene,
+)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_demo()
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return load_batch(HELD_OUT_SEED, range(64))
+
+
+def test_all_weights_together_take_at_most_24_megabytes():
+    sizes = {path.stem: path.stat().st_size for path in WEIGHTS.glob("*.safetensors")}
+    assert set(sizes) == set(PARTS)
+    assert sum(sizes.values()) <= 24e6
+
+
+def test_the_autoencoder_keeps_shapes_in_their_place(demo, held_out):
+    with torch.no_grad():
+        decoded = demo.autoencoder.decode(demo.autoencoder.encode(held_out.images * 2 - 1))
+    recovered = foreground_mask(decoded / 2 + 0.5, held_out.captions)
+    assert mask_iou(recovered, held_out.masks).mean() >= 0.98
+
+
+def test_latents_have_the_scale_of_stable_diffusion(demo, held_out):
+    with torch.no_grad():
+        latents = demo.autoencoder.encode(held_out.images * 2 - 1) * LATENT_SCALE
+    assert latents.shape == (64, 4, 16, 16)
+    assert latents.std().item() == pytest.approx(1, abs=0.05)
+    assert latents.mean().item() == pytest.approx(0, abs=0.05)
+
+
+def test_the_controlnet_file_is_one_that_any_loader_understands():
+    loaded = load_controlnet_file(WEIGHTS / "controlnet.safetensors")
+    assert (loaded.config, loaded.format, loaded.dtype) == (CONFIG, "original", torch.float16)
+
+
+def test_training_captions_use_known_words_and_fit_the_prompt():
+    captions = {sample_scene(TRAIN_SEED, index).caption for index in range(300)}
+    assert len(captions) > 100
+    for caption in captions:
+        assert len(caption.split()) <= LENGTH
+        assert UNKNOWN not in tokenize(caption)
+
+
+def test_unknown_words_and_long_prompts_still_make_a_prompt():
+    assert tokenize("Red CIRCLE") == tokenize("red circle")
+    assert UNKNOWN in tokenize("red dog")
+    assert len(tokenize("red " * 50)) == LENGTH == len(tokenize(""))
+
+
+def test_the_prompt_decides_the_colours(demo):
+    captions = ["red circle on a white ground", "white circle on a blue ground"]
+    pictures = generate(demo, captions, seed=0, steps=10)
+    grounds = pictures[:, :, :8].mean(dim=(2, 3))
+    assert (grounds[0] > 0.8).all()
+    blue = grounds[1]
+    assert blue[2] > blue[0] + 0.15
+    assert blue[2] < 0.7
+
+
+def test_pictures_repeat_from_their_seed_and_change_with_it(demo):
+    def picture(seed):
+        return generate(demo, ["green star on a black ground"], seed=seed, steps=2)
+
+    assert torch.equal(picture(1), picture(1))
+    assert not torch.equal(picture(1), picture(2))
+
+
+def test_strength_zero_is_no_control_and_scales_change_the_picture(demo, held_out):
+    hint = canny_cnpp(held_out.images[:1]).expand(-1, 3, -1, -1)
+    caption = list(held_out.captions[:1])
+
+    def picture(**control):
+        return generate(demo, caption, seed=0, steps=2, **control)
+
+    assert torch.equal(picture(hints=hint, strength=0.0), picture())
+    full, middle = picture(hints=hint), picture(hints=hint, scales=ScalePreset("mid only"))
+    assert not torch.equal(full, picture())
+    assert not torch.equal(full, middle)
+
+
+def test_a_missing_or_foreign_weight_file_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(ValueError, match=r"autoencoder\.safetensors is missing.*nox -s demo"):
+        load_demo(tmp_path)
+    (tmp_path / "autoencoder.safetensors").write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match="does not hold the weights of the demo's autoencoder"):
+        load_part("autoencoder", Autoencoder(), tmp_path)
+
+
+def test_training_writes_weights_that_load(tmp_path):
+    assert train.main(["--out", str(tmp_path), "--scenes", "20", "--speed-up", "100000"]) == 0
+    demo = load_demo(tmp_path)
+    assert not any(conv[0].weight.isnan().any() for conv in demo.controlnet.zero_convs)
