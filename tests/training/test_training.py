@@ -137,6 +137,22 @@ def test_the_loss_is_the_error_of_the_predicted_noise():
     )
 
 
+@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1 / 16), (0.5, 0.504)])
+def test_offset_noise_moves_the_mean_of_each_channel(offset, spread):
+    seen = []
+
+    class Recorder(UNet):
+        def forward(self, x, timesteps, context, y=None, residuals=None):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    x0, context = torch.zeros(500, 4, 16, 16), torch.zeros(500, 1, 16)
+    generator = torch.Generator().manual_seed(0)
+    diffusion_loss(Recorder(CONFIG), SCHEDULE, x0, context, generator, noise_offset=offset)
+    means = seen[0].mean(dim=(2, 3)) / seen[0].std(dim=(2, 3))
+    assert means.std().item() == pytest.approx(spread, rel=0.05)
+
+
 def test_a_controlnet_learns_through_a_frozen_unet():
     torch.manual_seed(0)
     unet = UNet(CONFIG).requires_grad_(False)
