@@ -96,7 +96,8 @@ class ControlNetReport(io.ComfyNode):
             ],
             [
                 io.String.Output(
-                    "report", tooltip="The table as text; it is also shown on the node."
+                    "report",
+                    tooltip="The table with a row per block; its heading is shown on the node.",
                 )
             ],
             aliases=("controlnet info", "parameters", "flops", "macs"),
@@ -106,8 +107,8 @@ class ControlNetReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net, width: int, height: int) -> io.NodeOutput:
-        text = report(config_of(control_net), width=width, height=height).text()
-        return io.NodeOutput(text, ui=show_text(cls, text))
+        found = report(config_of(control_net), width=width, height=height)
+        return io.NodeOutput(found.text(), ui=show_text(cls, found.text(blocks=False)))
 
 
 class DemoModel(io.ComfyNode):

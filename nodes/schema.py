@@ -45,5 +45,8 @@ def show_text(node: type[io.ComfyNode], text: str) -> dict[str, tuple[str, ...]]
     # Before the server is up (and in tests) there is nobody to tell.
     server = getattr(PromptServer, "instance", None)
     if server is not None and getattr(node, "hidden", None) is not None and node.hidden.unique_id:
-        server.send_progress_text(text, node.hidden.unique_id)
+        # Nodes 2.0 reads it as Markdown, where lines of their own need a list.
+        heading, *lines = text.splitlines()
+        shown = "\n".join([heading, "", *(f"- {line}" for line in lines)])
+        server.send_progress_text(shown, node.hidden.unique_id)
     return {"text": (text,)}
