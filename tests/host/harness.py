@@ -129,8 +129,11 @@ class Host:
         )
         return out["samples"]
 
-    def run(self, prompt: dict[str, dict]) -> dict[str, dict]:
-        """Validate and execute an API-format graph; the `ui` outputs by node id."""
+    def run(self, prompt: dict[str, dict], keep_cache: bool = False) -> dict[str, dict]:
+        """Validate and execute an API-format graph; the `ui` outputs by node id.
+
+        keep_cache: as in a queue, nodes whose inputs are those of the last run don't run again.
+        """
         import execution
         from server import PromptServer
 
@@ -144,6 +147,8 @@ class Host:
                 else {"cache_size": 0}
             )
             self._executor = execution.PromptExecutor(server, **cache)
+        if not keep_cache:
+            self._executor.reset()
         name = str(uuid.uuid4())
         valid, error, outputs, node_errors = asyncio.run(
             execution.validate_prompt(name, prompt, None)
