@@ -120,7 +120,7 @@ class DemoModel(io.ComfyNode):
             "CNPP_DemoModel",
             "Demo Model",
             GROUP,
-            "A complete diffusion model of a few megabytes with a canny ControlNet, for trying "
+            "A complete diffusion model of 21 MB with a canny ControlNet, for trying "
             "everything out within seconds on any machine. It knows coloured shapes: 'red circle "
             "on a blue ground'. Make pictures of 128 x 128.",
             [
