@@ -168,6 +168,8 @@ def build_vae(autoencoder: nn.Module) -> sd.VAE:
 class Autoencoder(nn.Module):
     """Takes whatever options a version of the host passes on."""
 
+    autoencoder: Any  # has encode and decode, which nn.Module does not promise
+
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
         self.autoencoder = autoencoder
