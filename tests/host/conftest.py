@@ -20,6 +20,10 @@ if "harness" not in sys.modules:
 @pytest.fixture(scope="session")
 def host(comfy_root: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory):
     """The host with our pack loaded by its own loader."""
+    import torch
     from harness import Host
 
-    return Host(comfy_root, repo, tmp_path_factory.mktemp("comfy"))
+    torch.set_num_threads(1)  # on tiny networks, threads mostly wait for each other
+    running = Host(comfy_root, repo, tmp_path_factory.mktemp("comfy"))
+    yield running
+    running.forget()

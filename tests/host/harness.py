@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import uuid
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,8 +86,18 @@ class Host:
         self.registry = nodes.NODE_CLASS_MAPPINGS
         self._package = self.registry["CNPP_Apply"].__module__.rpartition(".nodes")[0]
         self._executor = None
-        self._pairs: dict[Path, tuple[Any, Any]] = {}
-        self._models: dict[str, Any] = {}
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gave when this key was first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def forget(self) -> None:
+        """Let go of everything made, while the host can still clean up after it."""
+        self._made.clear()
+        self._executor = None
 
     def pack(self, module: str) -> ModuleType:
         """A module of the pack as the host imported it (not the tests' alias of it)."""
@@ -163,10 +174,7 @@ class Host:
 
     def model(self, layout: dict[str, Any]) -> Any:
         """A MODEL with random weights in this layout, always the same one."""
-        key = json.dumps(layout)
-        if key not in self._models:
-            self._models[key] = self._random_model(layout)
-        return self._models[key]
+        return self.once(("model", json.dumps(layout)), lambda: self._random_model(layout))
 
     def _random_model(self, layout: dict[str, Any]) -> Any:
         from comfy import model_base, model_management, model_patcher, supported_models
@@ -205,11 +213,13 @@ class Host:
         path = self.file(
             layout, f"tiny_{levels}_{layout['adm_in_channels']}_{seed}.safetensors", seed
         )
-        if path not in self._pairs:
+
+        def load() -> tuple[Any, Any]:
             ours, _ = self.call("CNPP_LoadControlNet", control_net_name=path.name, dtype="auto")
             (theirs,) = self.call("ControlNetLoader", control_net_name=path.name)
-            self._pairs[path] = ours, theirs
-        return self._pairs[path]
+            return ours, theirs
+
+        return self.once(path, load)
 
     def file(self, layout: dict[str, Any], name: str, seed: int = 1, prefix: str = "") -> Path:
         """A ControlNet file with random weights in the original layout."""
