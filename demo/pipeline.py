@@ -41,8 +41,8 @@ def generate(
     without them it does not run. scales shape its residuals block by block, strength all of them.
     ``on_step(i, latents)`` is called after each sampling step.
     """
-    context = torch.tensor([tokenize(caption) for caption in captions])
-    cond = demo.text_encoder(context)
+    tokens = torch.tensor([tokenize(caption) for caption in captions])
+    cond = demo.text_encoder(tokens)
     uncond = demo.text_encoder(torch.tensor([tokenize("")])).expand_as(cond)
     side = size // DOWNSCALE
     generator = torch.Generator().manual_seed(seed)
