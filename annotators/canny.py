@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .annotator import check_image, check_values, to_8_bit
 from .opencv import load_cv2
 
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -33,13 +34,12 @@ def canny_cv2(image: Tensor, low: float = 100, high: float = 200) -> Tensor:
     low, high: hysteresis thresholds on the L1 Sobel gradient of 0..255 values, usually 100 and 200.
     Returns (B, 1, H, W) of 0 and 1 in the image's dtype and on its device.
     """
-    _check_image(image)
-    _check_values(image)
+    check_image(image, "Canny")
+    check_values(image, "Canny")
     if not 0 <= low <= high:
         raise ValueError(_threshold_message("cv2", "0 <= low <= high, e.g. 100 and 200", low, high))
     cv2 = load_cv2()
-    pixels = (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
-    rows = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    rows = to_8_bit(image).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     edges = torch.stack([torch.from_numpy(cv2.Canny(row, low, high)) for row in rows])
     return (edges > 0)[:, None].to(device=image.device, dtype=image.dtype)
 
@@ -57,8 +57,8 @@ def canny_cnpp(
     low, high: thresholds on the Sobel magnitude of 0..1 values, each in 0..1; strict comparisons.
     Returns (B, 1, H, W) of 0 and 1 in the image's dtype and on its device.
     """
-    _check_image(image)
-    _check_values(image)
+    check_image(image, "Canny")
+    check_values(image, "Canny")
     if not 0 <= low <= high <= 1:
         expected = "0 <= low <= high <= 1, e.g. 0.1 and 0.2"
         raise ValueError(_threshold_message("ControlNet++", expected, low, high))
@@ -76,7 +76,7 @@ def canny_magnitude(image: Tensor, *, drop_ties: bool = False) -> Tensor:
     image: (B, 3, H, W) float, RGB in 0..1 (not checked: a decoder may overshoot).
     Returns (B, 1, H, W) in the image's dtype, at least 0; a unit step reaches about 2.6.
     """
-    _check_image(image)
+    check_image(image, "Canny")
     return _thinned_magnitude(image, drop_ties).to(image.dtype)
 
 
@@ -168,38 +168,6 @@ def _full_precision_convolutions():
         deterministic=cudnn.deterministic,
         allow_tf32=False,
     )
-
-
-def _check_image(image: Tensor) -> None:
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(
-            f"Canny got a tensor of shape {tuple(image.shape)}; it needs RGB pictures "
-            "(B, 3, H, W). Convert a mask or a grayscale picture to an IMAGE first."
-        )
-    if 0 in image.shape:
-        raise ValueError(
-            f"Canny got an empty picture batch, shape {tuple(image.shape)} (B, 3, H, W). Check the "
-            "crop or resize node that feeds its image input."
-        )
-    if not image.is_floating_point():
-        raise ValueError(
-            f"Canny got {image.dtype} values; it needs floats in 0..1. Divide 8-bit values by 255."
-        )
-
-
-def _check_values(image: Tensor) -> None:
-    low, high = (value.item() for value in image.detach().aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            "Canny got a picture with NaN or infinite values. The node that made it (often a VAE "
-            "decode in half precision) failed: run that one in fp32."
-        )
-    # A decoder may overshoot a little; far outside it is another scale.
-    if low < -0.5 or high > 1.5:
-        raise ValueError(
-            f"Canny got values from {low:.3g} to {high:.3g}; it needs a picture in 0..1. Scale it "
-            "first: divide 0..255 by 255, map -1..1 by x / 2 + 0.5."
-        )
 
 
 def _threshold_message(mode: str, expected: str, low: float, high: float) -> str:

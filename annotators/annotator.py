@@ -1,0 +1,98 @@
+"""What all annotators share: what they take, what they give, how they treat sizes and 8 bits.
+
+An annotator is a callable on RGB pictures (B, 3, H, W) in 0..1 that returns the condition image,
+(B, 1 or 3, H, W) in 0..1. A learned one is a network with two ways through it: `forward` gives a
+soft map that is differentiable in the picture, `annotate` what the published preprocessor gives,
+its 8-bit steps included.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Annotator = Callable[[Tensor], Tensor]
+
+
+class LearnedAnnotator(nn.Module, ABC):
+    """A network from pictures (B, 3, H, W) in 0..1 to soft maps and to condition images.
+
+    `forward(image)` returns (B, 1 or 3, H, W) in 0..1 with finite gradients to the image;
+    `annotate(image, **options)` the condition image. Both take any size, keep it, and run the whole
+    batch at once, in the dtype of the weights and on the device of the image.
+    """
+
+    title: ClassVar[str]  # as the node is called, for messages
+    weights: ClassVar[tuple[str, ...]]  # keys of weights.WEIGHTS that it can be loaded from
+    multiple: ClassVar[int] = 1  # sides are edge-padded to this inside, and cropped again
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @abstractmethod
+    def annotate(self, image: Tensor, **options: Any) -> Tensor:
+        """The condition image, exactly as the published preprocessor gives it."""
+
+
+def pad_to_multiple(image: Tensor, multiple: int, at_least: int = 1) -> Tensor:
+    """The picture with its last row and column repeated until both sides are multiples.
+
+    image: (B, C, H, W). at_least: smallest side that the network can work with. The result has the
+    picture in its upper left corner, so `[..., :H, :W]` crops a map of it to the picture.
+    """
+    down, right = (
+        multiple * math.ceil(max(side, at_least) / multiple) - side for side in image.shape[-2:]
+    )
+    return F.pad(image, (0, right, 0, down), "replicate") if down or right else image
+
+
+def to_8_bit(image: Tensor) -> Tensor:
+    """0..1 -> uint8 0..255, rounded (not truncated) and clipped; carries no gradient."""
+    return (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_8_bit(pixels: Tensor, like: Tensor) -> Tensor:
+    """uint8 0..255 -> 0..1 in the dtype and on the device of `like`."""
+    return (pixels.to(like.device).float() / 255).to(like.dtype)
+
+
+def check_image(image: Tensor, title: str) -> None:
+    """ValueError unless it is a float tensor (B, 3, H, W) with no empty side."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"{title} got a tensor of shape {tuple(image.shape)}; it needs RGB pictures "
+            "(B, 3, H, W). Convert a mask or a grayscale picture to an IMAGE first."
+        )
+    if 0 in image.shape:
+        raise ValueError(
+            f"{title} got an empty picture batch, shape {tuple(image.shape)} (B, 3, H, W). Check "
+            "the crop or resize node that feeds its image input."
+        )
+    if not image.is_floating_point():
+        raise ValueError(
+            f"{title} got {image.dtype} values; it needs floats in 0..1. Divide 8-bit values by "
+            "255."
+        )
+
+
+def check_values(image: Tensor, title: str) -> None:
+    """ValueError for NaN, infinite values, and values on another scale than 0..1."""
+    low, high = (value.item() for value in image.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            f"{title} got a picture with NaN or infinite values. The node that made it (often a "
+            "VAE decode in half precision) failed: run that one in fp32."
+        )
+    # A decoder may overshoot a little; far outside it is another scale.
+    if low < -0.5 or high > 1.5:
+        raise ValueError(
+            f"{title} got values from {low:.3g} to {high:.3g}; it needs a picture in 0..1. Scale "
+            "it first: divide 0..255 by 255, map -1..1 by x / 2 + 0.5."
+        )
