@@ -8,14 +8,17 @@ its 8-bit steps included.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 Annotator = Callable[[Tensor], Tensor]
 
@@ -24,8 +27,8 @@ class LearnedAnnotator(nn.Module, ABC):
     """A network from pictures (B, 3, H, W) in 0..1 to soft maps and to condition images.
 
     `forward(image)` returns (B, 1 or 3, H, W) in 0..1 with finite gradients to the image;
-    `annotate(image, **options)` the condition image. Both take any size, keep it, and run the whole
-    batch at once, in the dtype of the weights and on the device of the image.
+    `annotate(image)`, of some with options, the condition image. Both take any size, keep it, and
+    run the whole batch at once, in the dtype of the weights and on the device of the image.
     """
 
     title: ClassVar[str]  # as the node is called, for messages
@@ -37,7 +40,7 @@ class LearnedAnnotator(nn.Module, ABC):
         return next(self.parameters()).dtype
 
     @abstractmethod
-    def annotate(self, image: Tensor, **options: Any) -> Tensor:
+    def annotate(self, image: Tensor) -> Tensor:
         """The condition image, exactly as the published preprocessor gives it."""
 
 
@@ -61,6 +64,20 @@ def to_8_bit(image: Tensor) -> Tensor:
 def from_8_bit(pixels: Tensor, like: Tensor) -> Tensor:
     """uint8 0..255 -> 0..1 in the dtype and on the device of `like`."""
     return (pixels.to(like.device).float() / 255).to(like.dtype)
+
+
+def note_black(maps: Tensor, title: str, what: str) -> None:
+    """One log line if some of the maps (B, C, H, W) are black because `what` was not found."""
+    black = [index for index, one in enumerate(maps) if not one.any()]
+    if black:
+        log.info(
+            "%s: no %s in %d of %d pictures (%s), the map is black there",
+            title,
+            what,
+            len(black),
+            len(maps),
+            ", ".join(f"#{index}" for index in black),
+        )
 
 
 def check_image(image: Tensor, title: str) -> None:

@@ -45,3 +45,17 @@ def short_side_size(height: int, width: int, resolution: int) -> tuple[int, int]
     if height <= width:
         return resolution, max(1, round(width * resolution / height))
     return max(1, round(height * resolution / width)), resolution
+
+
+def pixel_perfect(height: int, width: int, target_height: int, target_width: int) -> int:
+    """The resolution at which the picture just covers the target: one map pixel for each of its.
+
+    This is `pixel perfect` of the webui's ControlNet with its default resize mode, where the
+    picture fills the target and the rest is cropped.
+    """
+    if min(height, width, target_height, target_width) < 1:
+        raise ValueError(
+            f"Pixel perfect got a picture of {width}x{height} and a target of {target_width}x"
+            f"{target_height} pixels (width x height); every side must be at least 1."
+        )
+    return round(max(target_height / height, target_width / width) * min(height, width))
