@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..annotators.canny import canny_cnpp, canny_cv2
-from ..annotators.resize import to_short_side
+from . import annotate_learned
+from .annotate_inputs import GROUP, annotator_output, output, target_inputs
+from .host import conditions, folders
+from .host.annotators import Size
 from .schema import schema
 
-GROUP = "annotate"
-CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both definitions
+folders.register()
 
 
 class Canny(io.ComfyNode):
@@ -28,7 +28,7 @@ class Canny(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture whose edges you want."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(conditions.CANNY_MODES),
                     default="ControlNet++",
                     tooltip="ControlNet++: blurred first, for ControlNet++ files and the demo "
                     "model. cv2: OpenCV without blur, for ControlNet 1.0 and 1.1.",
@@ -58,26 +58,28 @@ class Canny(io.ComfyNode):
                     tooltip="Length of the SHORT side at which edges are looked for and given "
                     "out. 0: the picture's own size.",
                 ),
+                *target_inputs(),
             ],
-            [io.Image.Output("edges", tooltip="White edges on black, one per picture.")],
+            [
+                io.Image.Output("edges", tooltip="White edges on black, one per picture."),
+                annotator_output(),
+            ],
             aliases=("edge detection", "canny preprocessor", "hard edge"),
         )
 
     @classmethod
-    def execute(cls, image, mode: str, low: int, high: int, resolution: int) -> io.NodeOutput:
-        edges = MODES[mode](to_short_side(image.movedim(-1, 1), resolution), low, high)
-        return io.NodeOutput(edges.movedim(1, -1).expand(-1, -1, -1, 3).contiguous())
+    def execute(
+        cls,
+        image,
+        mode: str,
+        low: int,
+        high: int,
+        resolution: int,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.canny(size, mode, low, high), image)
 
 
-def _cv2(image: Tensor, low: int, high: int) -> Tensor:
-    return canny_cv2(image, low, high)
-
-
-def _controlnetpp(image: Tensor, low: int, high: int) -> Tensor:
-    return canny_cnpp(image, low * CNPP_THRESHOLD_UNIT, high * CNPP_THRESHOLD_UNIT)
-
-
-MODES = {"ControlNet++": _controlnetpp, "cv2": _cv2}
-
-
-NODES = [Canny]
+NODES = [Canny, *annotate_learned.NODES]

@@ -8,6 +8,7 @@ SLIDERS = {
     "CNPP_BlockScalesSD15": [*(f"in_{i}" for i in range(12)), "middle"],
     "CNPP_BlockScalesSDXL": [*(f"in_{i}" for i in range(9)), "middle"],
 }
+ANNOTATE = ["resolution", "download", "target_width", "target_height"]
 # Inputs in their order, outputs by type. Widget values are saved by position: append, never insert.
 PINNED = {
     "CNPP_LoadControlNet": (["control_net_name", "dtype", "model"], ["CONTROL_NET", "STRING"]),
@@ -30,7 +31,14 @@ PINNED = {
     "CNPP_BlockScalesSD15": (SLIDERS["CNPP_BlockScalesSD15"], ["BLOCK_SCALES"]),
     "CNPP_BlockScalesSDXL": (SLIDERS["CNPP_BlockScalesSDXL"], ["BLOCK_SCALES"]),
     "CNPP_BlockScalePreset": (["preset", "strength"], ["BLOCK_SCALES"]),
-    "CNPP_Canny": (["image", "mode", "low", "high", "resolution"], ["IMAGE"]),
+    "CNPP_Canny": (
+        ["image", "mode", "low", "high", "resolution", "target_width", "target_height"],
+        ["IMAGE", "ANNOTATOR"],
+    ),
+    "CNPP_SoftEdge": (["image", "safe", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_LineArt": (["image", "style", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_MLSD": (["image", "score", "distance", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_Scribble": (["image", "method", "threshold", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
     "CNPP_CycleConsistencyCheck": (
         ["images", "condition", "kind", "tolerance", "mask"],
         ["FLOAT", "IMAGE", "IMAGE", "STRING"],

@@ -1,0 +1,220 @@
+"""Menu group "annotate", second part: the nodes that run a network with weights from a file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .annotate_inputs import (
+    GROUP,
+    annotator_output,
+    download_input,
+    image_input,
+    output,
+    resolution_input,
+    target_inputs,
+)
+from .host import conditions
+from .host.annotators import Size
+from .schema import schema
+
+
+class SoftEdge(io.ComfyNode):
+    """CNPP_SoftEdge."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_SoftEdge",
+            "Soft Edge (HED)",
+            GROUP,
+            "Soft outlines of what is in the picture, white on black, strong ones brighter. "
+            "Weights: ControlNetHED.pth (Apache-2.0).",
+            [
+                image_input(),
+                io.Boolean.Input(
+                    "safe",
+                    default=False,
+                    tooltip="Three grey levels only, so that no trace of the picture's content "
+                    "stays in the faint edges (softedge_hedsafe).",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("edges", tooltip="Soft edges, white on black, one per picture."),
+                annotator_output(),
+            ],
+            aliases=("hed", "softedge", "holistically nested edges", "soft edge preprocessor"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        safe: bool,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.soft_edge(size, download, safe), image)
+
+
+class LineArt(io.ComfyNode):
+    """CNPP_LineArt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_LineArt",
+            "Line Art",
+            GROUP,
+            "The picture as a line drawing, white on black. Weights: sk_model.pth (fine) and "
+            "sk_model2.pth (coarse), MIT.",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "style",
+                    options=list(conditions.LINE_STYLES),
+                    default="fine",
+                    tooltip="fine: every line, what the ControlNets were trained with. coarse: "
+                    "fewer and rougher lines, which leave the model more freedom.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("lines", tooltip="The drawing, white on black, one per picture."),
+                annotator_output(),
+            ],
+            aliases=("lineart", "sketch", "drawing", "line art preprocessor"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        style: str,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.line_art(size, download, style), image)
+
+
+class MLSDLines(io.ComfyNode):
+    """CNPP_MLSD."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_MLSD",
+            "M-LSD Lines",
+            GROUP,
+            "Straight lines only, white on black: for rooms, houses and streets. Weights: "
+            "mlsd_large_512_fp32.pth (Apache-2.0).",
+            [
+                image_input(),
+                io.Float.Input(
+                    "score",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How sure the network must be of a line. Higher: fewer lines.",
+                ),
+                io.Float.Input(
+                    "distance",
+                    default=0.1,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Shortest line that is kept, in pixels of half the resolution.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output(
+                    "lines", tooltip="White lines on black; all black where none was found."
+                ),
+                annotator_output(),
+            ],
+            aliases=("mlsd", "straight lines", "architecture", "line segments"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        score: float,
+        distance: float,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.mlsd(size, download, score, distance), image)
+
+
+class Scribble(io.ComfyNode):
+    """CNPP_Scribble."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Scribble",
+            "Scribble",
+            GROUP,
+            "Rough strokes as if drawn by hand, white on black: found in a picture, or taken from "
+            "a drawing of your own. Only HED needs weights: ControlNetHED.pth (Apache-2.0).",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "method",
+                    options=list(conditions.SCRIBBLE_METHODS),
+                    default="HED",
+                    tooltip="HED: strokes along the outlines of a picture. XDoG: many fine "
+                    "strokes, without a network. drawing: the image is a dark drawing on white.",
+                ),
+                io.Int.Input(
+                    "threshold",
+                    default=32,
+                    min=1,
+                    max=64,
+                    tooltip="XDoG only: lower gives more strokes.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("scribble", tooltip="White strokes on black, one per picture."),
+                annotator_output(),
+            ],
+            aliases=("fake scribble", "xdog", "sketch", "scribble preprocessor"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        method: str,
+        threshold: int,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.scribble(size, download, method, threshold), image)
+
+
+NODES = [SoftEdge, LineArt, MLSDLines, Scribble]

@@ -1,0 +1,224 @@
+"""Annotators as they travel through a graph, and their networks as models of the host.
+
+Each weight file becomes one ModelPatcher, read once per process: the host moves it to the GPU when
+it is used and back when it needs the room, and a second run does not touch the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy import model_management, ops
+from comfy.model_patcher import ModelPatcher
+from comfy.utils import ProgressBar
+from torch import Tensor, nn
+
+from ...annotators import weights
+from ...annotators.resize import pixel_perfect, short_side_size, to_short_side
+from .folders import download_folder, search_folders
+
+log = logging.getLogger(__name__)
+
+LONG_BATCH = 16  # pictures in one forward: between two of them a run can show progress and stop
+# What the networks here hold at once: about four maps of 64 channels at the picture's size.
+VALUES_PER_PIXEL = 4 * 64
+
+_patchers: dict[str, ModelPatcher] = {}  # by weight file
+
+
+@dataclass(frozen=True)
+class Size:
+    """The `resolution` of a node: a short side in pixels, 0 for the picture's own.
+
+    With a target, the picture to be made, it is the short side at which the condition needs no
+    scaling any more ("pixel perfect"), whatever `resolution` says.
+    """
+
+    resolution: int = 0
+    target_width: int = 0
+    target_height: int = 0
+
+    def short_side(self, image: Tensor) -> int:
+        """The short side for pictures (B, C, H, W), 0 to leave them alone."""
+        if bool(self.target_width) != bool(self.target_height):
+            raise ValueError(
+                f"target_width is {self.target_width} and target_height {self.target_height}: set "
+                "both to the size of the picture to be made, or both to 0 to use resolution."
+            )
+        if not self.target_width:
+            return self.resolution
+        height, width = image.shape[-2:]
+        return pixel_perfect(height, width, self.target_height, self.target_width)
+
+
+@dataclass(frozen=True)
+class NodeAnnotator:
+    """What an ANNOTATOR output carries: a node's annotator with all of the node's settings.
+
+    condition: a name of `cnpp_core.condition.Condition` in lower case.
+    find: pictures (B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H, W) in 0..1.
+    differentiable: the same to the map whose gradient reaches the picture; None if there is none.
+    patchers: the models it runs, in memory.
+    """
+
+    condition: str
+    find: Callable[[Tensor], Tensor]
+    differentiable: Callable[[Tensor], Tensor] | None = None
+    patchers: tuple[ModelPatcher, ...] = ()
+    size: Size = Size()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H', W'), as the node gives it."""
+        image = to_short_side(image, self.size.short_side(image))
+        return torch.cat(in_chunks(self.find, image, self.patchers))
+
+    def soft(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 to the map before any rounding, differentiable in the picture.
+
+        For gradients call it outside of inference mode, on a batch that fits into memory.
+        """
+        if self.differentiable is None:
+            raise ValueError(
+                f"The annotator for {self.condition} has no differentiable map. Connect one that "
+                "has: Canny, Soft Edge (HED), Line Art, Depth (MiDaS) or Normal."
+            )
+        short_side = self.size.short_side(image)
+        if short_side not in (0, min(image.shape[-2:])):
+            height, width = short_side_size(image.shape[-2], image.shape[-1], short_side)
+            image = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
+        load(self.patchers, image)
+        return self.differentiable(image)
+
+
+def in_chunks(
+    run: Callable[[Tensor], Any], image: Tensor, patchers: Sequence[ModelPatcher] = ()
+) -> list[Any]:
+    """What `run` gives for the whole batch at once, or for the largest parts of it that fit.
+
+    image: (B, 3, H, W) on any device; `run` gets it where the models are. Tensors come back to the
+    device that the host keeps pictures on. Shows progress and can be interrupted in between.
+    """
+    load(patchers, image)
+    device = patchers[0].load_device if patchers else image.device
+    rows = min(len(image), LONG_BATCH, _fitting(image, device) if patchers else LONG_BATCH)
+    bar = ProgressBar(len(image))
+    results: list[Any] = []
+    done = 0
+    while done < len(image):
+        model_management.throw_exception_if_processing_interrupted()
+        try:
+            found = run(image[done : done + rows].to(device))
+        except torch.cuda.OutOfMemoryError:
+            if rows == 1:
+                raise
+            rows = (rows + 1) // 2
+            log.info("Out of memory: going on with %d pictures at a time.", rows)
+            model_management.soft_empty_cache()
+            continue
+        keep = model_management.intermediate_device()
+        results.append(found.to(keep, image.dtype) if isinstance(found, Tensor) else found)
+        done += rows
+        bar.update_absolute(min(done, len(image)))
+    return results
+
+
+def load(patchers: Sequence[ModelPatcher], image: Tensor) -> None:
+    """Have the host move the models to their device, with room for as much of the batch."""
+    if not patchers:
+        return
+    rows = min(len(image), LONG_BATCH)
+    # Outside of inference mode, so that weights that move stay fit for gradients.
+    with torch.inference_mode(False):
+        model_management.load_models_gpu(
+            list(patchers),
+            memory_required=rows * _picture_bytes(image, patchers[0].load_device),
+            force_full_load=True,
+        )
+        for patcher in patchers:
+            # With --novram the host leaves layers behind that it knows no casting for.
+            if any(p.device != patcher.load_device for p in patcher.model.parameters()):
+                patcher.model.to(patcher.load_device)
+
+
+def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -> ModelPatcher:
+    """The network `kind` with the weights of `annotators.weights.WEIGHTS[key]`, read once.
+
+    Raises MissingWeights, which says how to get the file, unless `download` fetches it.
+    """
+    if key not in _patchers:
+        # Weights that are made in inference mode could never let a gradient through.
+        with torch.inference_mode(False), torch.no_grad():
+            _patchers[key] = _read(kind, key, download)
+    return _patchers[key]
+
+
+def network(patcher: ModelPatcher) -> Callable[[Tensor], Tensor]:
+    """The patcher's network as a function whose gradient always reaches the picture.
+
+    The host moves weights in inference mode at times, and such tensors can't take part in autograd;
+    copies of them can.
+    """
+    module = patcher.model
+
+    def run(image: Tensor) -> Tensor:
+        image = image.to(patcher.load_device)
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        if torch.is_grad_enabled() and any(value.is_inference() for value in state.values()):
+            copies = {name: value.clone() for name, value in state.items()}
+            return torch.func.functional_call(module, copies, (image,))
+        return module(image)
+
+    return run
+
+
+def _read(kind: Callable[..., nn.Module], key: str, download: bool) -> ModelPatcher:
+    try:
+        path = weights.find(key, search_folders())
+    except weights.MissingWeights:
+        if not download:
+            raise
+        path = weights.download(key, download_folder(), _show_progress())
+    load_device = model_management.get_torch_device()
+    offload_device = model_management.unet_offload_device()
+    half = load_device.type != "cpu" and model_management.should_use_fp16(load_device)
+    module = kind(
+        operations=ops.disable_weight_init,
+        dtype=torch.float16 if half else torch.float32,
+        device=offload_device,
+    )
+    weights.load(module, key, path)
+    for part in module.modules():  # a forward on a CPU takes seconds: stop in the midst of it too
+        part.register_forward_pre_hook(_stop_if_interrupted)
+    module.eval().requires_grad_(False)
+    return ModelPatcher(module, load_device=load_device, offload_device=offload_device)
+
+
+def _stop_if_interrupted(_module: nn.Module, _inputs: Any) -> None:
+    model_management.throw_exception_if_processing_interrupted()
+
+
+def _show_progress() -> Callable[[int, int | None], None]:
+    bar = ProgressBar(1)
+
+    def show(done: int, total: int | None) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+        if total:
+            bar.update_absolute(done, total)
+
+    return show
+
+
+def _picture_bytes(image: Tensor, device: torch.device) -> int:
+    """Memory that one picture of the batch takes inside a network, by rule of thumb."""
+    itemsize = 4 if device.type == "cpu" else 2
+    return image.shape[-2] * image.shape[-1] * VALUES_PER_PIXEL * itemsize
+
+
+def _fitting(image: Tensor, device: torch.device) -> int:
+    free = model_management.get_free_memory(device)
+    return max(1, int(free * 0.9) // _picture_bytes(image, device))

@@ -1,0 +1,69 @@
+"""One function per condition: the settings of a node to the annotator that its output carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ...annotators.annotator import LearnedAnnotator
+from ...annotators.canny import canny_cnpp, canny_cv2, canny_magnitude
+from ...annotators.lineart import LineArt
+from ...annotators.mlsd import MLSD
+from ...annotators.scribble import scribble_drawing, scribble_hed, scribble_xdog
+from ...annotators.softedge import HED
+from .annotators import NodeAnnotator, Size, model, network
+
+CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both definitions of canny
+CANNY_MODES = ("ControlNet++", "cv2")
+LINE_STYLES = {"fine": "lineart", "coarse": "lineart_coarse"}  # to the weights
+SCRIBBLE_METHODS = ("HED", "XDoG", "drawing")
+
+
+def canny(size: Size, mode: str = "ControlNet++", low: int = 100, high: int = 200) -> NodeAnnotator:
+    """Canny edges in one of its two definitions."""
+    if mode == "cv2":
+        find = partial(canny_cv2, low=low, high=high)
+    else:
+        find = partial(canny_cnpp, low=low * CNPP_THRESHOLD_UNIT, high=high * CNPP_THRESHOLD_UNIT)
+    return NodeAnnotator("canny", find, canny_magnitude, size=size)
+
+
+def soft_edge(size: Size, download: bool, safe: bool = False) -> NodeAnnotator:
+    """HED edges, in three grey levels if safe."""
+    return _of_network("softedge", HED, "hed", size, download, safe=safe)
+
+
+def line_art(size: Size, download: bool, style: str = "fine") -> NodeAnnotator:
+    """A line drawing."""
+    return _of_network("lineart", LineArt, LINE_STYLES[style], size, download)
+
+
+def mlsd(size: Size, download: bool, score: float = 0.1, distance: float = 0.1) -> NodeAnnotator:
+    """Straight lines."""
+    return _of_network("mlsd", MLSD, "mlsd", size, download, score=score, distance=distance)
+
+
+def scribble(size: Size, download: bool, method: str = "HED", threshold: int = 32) -> NodeAnnotator:
+    """Strokes from soft edges, by differences of Gaussians (threshold), or from a drawing."""
+    if method == "XDoG":
+        return NodeAnnotator("scribble", partial(scribble_xdog, threshold=threshold), size=size)
+    if method == "drawing":
+        return NodeAnnotator("scribble", scribble_drawing, size=size)
+    patcher = model(HED, "hed", download=download)
+    find = partial(scribble_hed, patcher.model)
+    return NodeAnnotator("scribble", find, network(patcher), (patcher,), size)
+
+
+def _of_network(
+    condition: str,
+    kind: Callable[..., LearnedAnnotator],
+    key: str,
+    size: Size,
+    download: bool,
+    **options: Any,
+) -> NodeAnnotator:
+    """The annotator that is one network with one weight file."""
+    patcher = model(kind, key, download=download)
+    find = partial(patcher.model.annotate, **options)
+    return NodeAnnotator(condition, find, network(patcher), (patcher,), size)
