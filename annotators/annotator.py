@@ -48,12 +48,14 @@ def pad_to_multiple(image: Tensor, multiple: int, at_least: int = 1) -> Tensor:
     """The picture with its last row and column repeated until both sides are multiples.
 
     image: (B, C, H, W). at_least: smallest side that the network can work with. The result has the
-    picture in its upper left corner, so `[..., :H, :W]` crops a map of it to the picture.
+    picture in its upper left corner, so `[..., :H, :W]` crops a map of it to the picture. It is
+    contiguous, as the references' inputs are: convolutions round by the order in memory.
     """
     down, right = (
         multiple * math.ceil(max(side, at_least) / multiple) - side for side in image.shape[-2:]
     )
-    return F.pad(image, (0, right, 0, down), "replicate") if down or right else image
+    padded = F.pad(image, (0, right, 0, down), "replicate") if down or right else image
+    return padded.contiguous()
 
 
 def to_8_bit(image: Tensor) -> Tensor:
