@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -72,6 +74,12 @@ def annotator_output() -> io.Output:
 def output(annotator: NodeAnnotator, image: Tensor, *more: Any) -> io.NodeOutput:
     """The node's result for IMAGE (B, H, W, 3)."""
     return io.NodeOutput(to_image(annotator(image.movedim(-1, 1))), annotator, *more)
+
+
+def as_text(keypoints: list[dict[str, Any]]) -> str:
+    """POSE_KEYPOINT as JSON that a person can change: one list of numbers in a line."""
+    text = json.dumps(keypoints, indent=2)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
 
 
 def to_image(maps: Tensor) -> Tensor:

@@ -74,8 +74,12 @@ class NodeAnnotator:
 
     def __call__(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H', W'), as the node gives it."""
+        return torch.cat(self.run(self.find, image))
+
+    def run(self, function: Callable[[Tensor], Any], image: Tensor) -> list[Any]:
+        """What `function` gives for the batch, or for each part of it, at the size of the node."""
         image = to_short_side(image, self.size.short_side(image))
-        return torch.cat(in_chunks(self.find, image, self.patchers))
+        return in_chunks(function, image, self.patchers)
 
     def soft(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the map before any rounding, differentiable in the picture.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ...annotators.annotator import LearnedAnnotator
 from ...annotators.canny import canny_cnpp, canny_cv2, canny_magnitude
 from ...annotators.lineart import LineArt
 from ...annotators.mlsd import MLSD
+from ...annotators.openpose import OpenPoseBody, OpenPoseHand, Pose, draw_poses
 from ...annotators.scribble import scribble_drawing, scribble_hed, scribble_xdog
 from ...annotators.softedge import HED
 from .annotators import NodeAnnotator, Size, model, network
@@ -18,6 +21,7 @@ CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both d
 CANNY_MODES = ("ControlNet++", "cv2")
 LINE_STYLES = {"fine": "lineart", "coarse": "lineart_coarse"}  # to the weights
 SCRIBBLE_METHODS = ("HED", "XDoG", "drawing")
+STICKS = {"standard": False, "by size": True}  # to `scale_sticks`
 
 
 def canny(size: Size, mode: str = "ControlNet++", low: int = 100, high: int = 200) -> NodeAnnotator:
@@ -53,6 +57,34 @@ def scribble(size: Size, download: bool, method: str = "HED", threshold: int = 3
     patcher = model(HED, "hed", download=download)
     find = partial(scribble_hed, patcher.model)
     return NodeAnnotator("scribble", find, network(patcher), (patcher,), size)
+
+
+class PoseTools(NamedTuple):
+    """An annotator, and the two steps that it consists of."""
+
+    annotator: NodeAnnotator
+    detect: Callable[[Tensor], list[Pose]]
+    draw: Callable[[list[Pose]], Tensor]
+
+    def poses(self, image: Tensor) -> list[Pose]:
+        """The people in every picture of (B, 3, H, W)."""
+        return [pose for part in self.annotator.run(self.detect, image) for pose in part]
+
+
+def pose(
+    size: Size, download: bool, body: bool = True, hands: bool = False, sticks: str = "standard"
+) -> PoseTools:
+    """Skeletons of the body, of the hands, or of both."""
+    # Hands are looked for at the wrists, so the body's network always runs.
+    patchers = [model(OpenPoseBody, "openpose_body", download=download)]
+    if hands:
+        patchers.append(model(OpenPoseHand, "openpose_hand", download=download))
+    detect = partial(patchers[0].model.detect, hands=patchers[1].model if hands else None)
+    draw = partial(draw_poses, body=body, hands=hands, scale_sticks=STICKS[sticks])
+    annotator = NodeAnnotator(
+        "pose", lambda image: draw(detect(image)), network(patchers[0]), tuple(patchers), size
+    )
+    return PoseTools(annotator, detect, draw)
 
 
 def _of_network(

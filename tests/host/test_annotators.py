@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from pathlib import Path
 
@@ -17,12 +19,18 @@ AUX = Path("comfyui_controlnet_aux", "ckpts", "lllyasviel", "Annotators")
 def weight_files(host, tmp_path_factory) -> dict[str, Path]:
     """By key a file with random weights under the published names."""
     folder = tmp_path_factory.mktemp("weights")
-    kinds = {"hed": host.pack("annotators.softedge").HED}
+    kinds = {
+        "hed": host.pack("annotators.softedge").HED,
+        "lineart": host.pack("annotators.lineart").LineArt,
+        "lineart_coarse": host.pack("annotators.lineart").LineArt,
+        "mlsd": host.pack("annotators.mlsd").MLSD,
+        "openpose_body": host.pack("annotators.openpose").OpenPoseBody,
+    }
     files = {}
     for seed, (key, kind) in enumerate(kinds.items()):
         name = Path(host.pack("annotators.weights").WEIGHTS[key].name)
         files[key] = folder / name.with_suffix(".safetensors")
-        save_file(randomise(kind(), seed).state_dict(), files[key])
+        save_file(randomise(kind(dtype=torch.float16), seed).state_dict(), files[key])
     return files
 
 
@@ -269,3 +277,168 @@ def test_half_a_target_is_refused(host):
             resolution=0,
             target_width=512,
         )
+
+
+PEOPLE = {
+    "people": [
+        {
+            "pose_keypoints_2d": [40, 10, 1, 40, 30, 1, 25, 30, 1, 20, 45, 1, 18, 60, 1] + [0] * 39,
+            "hand_left_keypoints_2d": None,
+            "face_keypoints_2d": [],
+        }
+    ],
+    "canvas_height": 96,
+    "canvas_width": 64,
+}
+
+
+def draw(host, **options):
+    defaults = {"json": "", "body": True, "hands": True, "face": True, "sticks": "standard"}
+    return host.call("CNPP_OpenPoseDraw", **defaults | {"width": 0, "height": 0} | options)
+
+
+def test_keypoints_of_other_packs_are_drawn_and_completed(host):
+    pose, keypoints, text = draw(host, keypoints=[PEOPLE])
+    assert pose.shape == (1, 96, 64, 3)
+    assert pose[0, 30, 40].max() > 0.5  # the neck
+    (person,) = keypoints[0]["people"]
+    assert len(person["hand_left_keypoints_2d"]) == 3 * 21
+    assert len(person["face_keypoints_2d"]) == 3 * 70
+    assert json.loads(text) == keypoints
+
+
+def test_a_pose_can_be_changed_as_text(host):
+    before, _, text = draw(host, keypoints=[PEOPLE])
+    assert "[ 40.0, 10.0, 1.0," in text or "[40.0, 10.0, 1.0," in text
+    moved = text.replace("40.0, 30.0, 1.0", "44.0, 34.0, 1.0")
+    after, keypoints, _ = draw(host, json=moved, keypoints=[PEOPLE])
+    assert keypoints[0]["people"][0]["pose_keypoints_2d"][3:5] == [44, 34]
+    assert not torch.equal(before, after)
+
+
+def test_a_pose_is_drawn_at_another_size(host):
+    pose, _, _ = draw(host, keypoints=[PEOPLE], width=128, height=192)
+    assert pose.shape == (1, 192, 128, 3)
+    assert pose[0, 60, 80].max() > 0.5
+
+
+def test_nothing_to_draw_is_said(host):
+    with pytest.raises(ValueError, match="OpenPose Draw has nothing to draw"):
+        draw(host)
+
+
+@pytest.fixture
+def somebody(host, models, weight_files, monkeypatch):
+    """OpenPose that finds the same person in every picture."""
+    put(weight_files["openpose_body"], models)
+    openpose = host.pack("annotators.openpose")
+
+    def detect(_self, image, hands=None):
+        assert hands is None
+        return openpose.from_json([PEOPLE] * len(image))
+
+    monkeypatch.setattr(openpose.OpenPoseBody, "detect", detect)
+
+
+def open_pose(host, image, **options):
+    defaults = {"body": True, "hands": False, "sticks": "standard", "resolution": 0}
+    return host.call("CNPP_OpenPose", image=image, **defaults | options)
+
+
+def test_the_keypoints_of_openpose_are_those_of_its_picture(host, somebody):
+    pose, annotator, keypoints, text = open_pose(host, picture(batch=20, height=96, width=64))
+    assert pose.shape == (20, 96, 64, 3)
+    again, _, _ = draw(host, keypoints=keypoints)
+    assert torch.equal(pose, again)
+    assert json.loads(text) == keypoints
+    assert torch.equal(annotator(torch.zeros(1, 3, 96, 64)).movedim(1, -1), pose[:1])
+
+
+def test_comfyuis_own_nodes_read_our_keypoints(host, somebody):
+    import nodes
+
+    file = host.root / "comfy_extras" / "nodes_sdpose.py"
+    if not file.is_file():
+        pytest.skip("this ComfyUI has no pose nodes")
+    asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
+    _, _, keypoints, _ = open_pose(host, picture(height=96, width=64))
+    (drawn,) = host.call(
+        "SDPoseDrawKeypoints",
+        keypoints=keypoints,
+        draw_body=True,
+        draw_hands=True,
+        draw_face=True,
+        draw_feet=False,
+        stick_width=4,
+        face_point_size=3,
+        score_threshold=0.3,
+        draw_head=True,
+    )
+    assert drawn.shape == (1, 96, 64, 3)
+    assert drawn[0, 30, 40].max() > 0.5
+
+
+def test_openpose_with_nobody_in_the_picture_is_black(host, models, weight_files):
+    put(weight_files["openpose_body"], models)
+    pose, _, keypoints, _ = open_pose(host, torch.zeros(1, 40, 40, 3))
+    assert pose.shape == (1, 40, 40, 3)
+    assert keypoints[0]["canvas_height"] == 40
+
+
+# Node, its own options, the weights that it needs.
+LEARNED = [
+    ("CNPP_SoftEdge", {"safe": False}, "hed"),
+    ("CNPP_LineArt", {"style": "fine"}, "lineart"),
+    ("CNPP_LineArt", {"style": "coarse"}, "lineart_coarse"),
+    ("CNPP_MLSD", {"score": 0.1, "distance": 0.1}, "mlsd"),
+    ("CNPP_Scribble", {"method": "HED", "threshold": 32}, "hed"),
+]
+FREE = [
+    ("CNPP_Canny", {"mode": "cv2", "low": 100, "high": 200}, None),
+    ("CNPP_Scribble", {"method": "XDoG", "threshold": 32}, None),
+    ("CNPP_Scribble", {"method": "drawing", "threshold": 32}, None),
+]
+
+
+@pytest.mark.parametrize(("node", "options", "key"), LEARNED + FREE)
+def test_every_node_keeps_the_aspect_and_gives_its_annotator(
+    host, models, weight_files, node, options, key
+):
+    if key:
+        put(weight_files[key], models)
+    image = picture(batch=2, height=61, width=83)
+    found, annotator, *_ = host.call(node, image=image, resolution=48, **options)
+    assert found.shape == (2, 48, 65, 3)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    again = annotator(image.movedim(-1, 1)).movedim(1, -1)
+    assert torch.equal(again.expand_as(found), found)
+
+
+@pytest.mark.parametrize(("node", "options", "key"), LEARNED)
+def test_every_network_lets_gradients_through_to_the_picture(
+    host, models, weight_files, node, options, key
+):
+    put(weight_files[key], models)
+    _, annotator, *_ = host.call(node, image=picture(height=48, width=48), resolution=0, **options)
+    with torch.inference_mode(False), torch.enable_grad():
+        image = torch.rand(1, 3, 48, 48, requires_grad=True)
+        annotator.soft(image).square().sum().backward()
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
+
+
+def test_a_graph_with_an_annotator_runs_in_the_executor(host, models, weight_files):
+    from PIL import Image
+
+    put(weight_files["hed"], models)
+    Image.new("RGB", (64, 48), "red").save(host.folder / "input" / "red.png")
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "red.png"}},
+        "2": {
+            "class_type": "CNPP_SoftEdge",
+            "inputs": {"image": ["1", 0], "safe": False, "resolution": 0},
+        },
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    assert len(host.run(graph)["3"]["images"]) == 1

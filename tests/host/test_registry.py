@@ -39,6 +39,14 @@ PINNED = {
     "CNPP_LineArt": (["image", "style", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
     "CNPP_MLSD": (["image", "score", "distance", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
     "CNPP_Scribble": (["image", "method", "threshold", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_OpenPose": (
+        ["image", "body", "hands", "sticks", *ANNOTATE],
+        ["IMAGE", "ANNOTATOR", "POSE_KEYPOINT", "STRING"],
+    ),
+    "CNPP_OpenPoseDraw": (
+        ["json", "body", "hands", "face", "sticks", "width", "height", "keypoints"],
+        ["IMAGE", "POSE_KEYPOINT", "STRING"],
+    ),
     "CNPP_CycleConsistencyCheck": (
         ["images", "condition", "kind", "tolerance", "mask"],
         ["FLOAT", "IMAGE", "IMAGE", "STRING"],
