@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.annotators.resize import to_short_side
+from controlnet_pp.annotators.resize import pixel_perfect, short_side_size, to_short_side
 from torch.nn.functional import avg_pool2d
 
 
@@ -81,3 +81,35 @@ def test_half_precision_stays_half_precision():
 def test_wrong_input_is_refused_with_what_was_found(image, resolution, words):
     with pytest.raises(ValueError, match=words):
         to_short_side(image, resolution)
+
+
+# Pixel perfect
+
+
+@pytest.mark.parametrize(
+    ("picture", "target", "expected"),
+    [
+        ((512, 512), (768, 512), 768),  # a square that fills a portrait is as high as it
+        ((480, 640), (480, 640), 480),
+        ((640, 480), (1024, 1024), 1024),
+        ((3000, 4000), (512, 512), 512),
+        ((333, 700), (512, 512), 512),
+        ((700, 333), (512, 896), 896),
+        ((1080, 1920), (512, 1024), 576),
+    ],
+)
+def test_pixel_perfect_covers_the_target_and_no_more(picture, target, expected):
+    resolution = pixel_perfect(*picture, *target)
+    assert resolution == expected
+    size = short_side_size(*picture, resolution)
+    # As large as the target along one side, not smaller along the other.
+    excess = [side - wanted for side, wanted in zip(size, target, strict=True)]
+    assert min(excess) == 0
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_pixel_perfect_refuses_empty_sides(side):
+    sides = [512, 640, 480, 480]
+    sides[side] = 0
+    with pytest.raises(ValueError, match="at least 1"):
+        pixel_perfect(*sides)
