@@ -108,7 +108,9 @@ def load(network: nn.Module, key: str, path: Path | str) -> None:
     if problem := _difference(tensors, expected):
         named = _known_as({name: tuple(value.shape) for name, value in found.items()})
         what = f"It looks like {named}. " if named and named != wanted.name else ""
-        raise WrongWeights(f"{path.name} is not {wanted.name}: {problem}. {what}{_instead(wanted)}")
+        raise WrongWeights(
+            f"{path.name} is not the published {wanted.name}: {problem}. {what}{_instead(wanted)}"
+        )
     network.load_state_dict(tensors, strict=False)  # only counters can be missing by now
     log.info("loaded %s", path)
 
@@ -133,7 +135,8 @@ def _renamed(tensors: Mapping[str, Tensor], expected: Mapping[str, object]) -> d
 
 def _difference(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
     """What does not fit, in words; "" if all does."""
-    missing = [n for n in expected if n not in tensors and not n.endswith("num_batches_tracked")]
+    needed = [name for name in expected if not name.endswith("num_batches_tracked")]
+    missing = [name for name in needed if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     shapes = [
         f"{name} is {tuple(value.shape)} instead of {expected[name]}"
@@ -143,7 +146,7 @@ def _difference(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
     parts = [
         f"{len(names)} of {total} tensors {words} (such as {names[0]})"
         for names, total, words in (
-            (missing, len(expected), "are missing"),
+            (missing, len(needed), "are missing"),
             (unknown, len(tensors), "are unknown"),
             (shapes, len(expected), "have another shape"),
         )
@@ -163,4 +166,4 @@ def _manifests() -> tuple[str, ...]:
 
 
 def _instead(wanted: WeightFile) -> str:
-    return f"Delete it and get {wanted.name} ({wanted.size_text}) from {wanted.url}."
+    return f"Replace it by {wanted.name} ({wanted.size_text}) from {wanted.url}."
