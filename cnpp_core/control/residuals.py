@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ..network.config import NetworkConfig
 from .scales import BlockScales
 
 
@@ -49,6 +49,36 @@ class ControlResiduals:
         """All residuals times one number; 1 keeps the very tensors, 0 makes every block mute."""
         return ControlResiduals([_times(block, strength) for block in self.blocks])
 
+    def scaled_by_chunk(self, scales: Sequence[BlockScales]) -> ControlResiduals:
+        """Each chunk of rows with scales of its own; the batch divides evenly into the chunks."""
+        if all(chunk == scales[0] for chunk in scales):
+            return self.scaled(scales[0])
+        factors = zip(*(chunk.resolve(len(self)).values for chunk in scales), strict=True)
+        return ControlResiduals(
+            [_times_rows(block, row) for block, row in zip(self.blocks, factors, strict=True)]
+        )
+
+    def chunk(self, index: int, chunks: int) -> ControlResiduals:
+        """The rows of one of so many equal chunks; views, not copies."""
+        return ControlResiduals(
+            [None if block is None else block.chunk(chunks)[index] for block in self.blocks]
+        )
+
+    def spread(self, indices: Sequence[int], chunks: int) -> ControlResiduals:
+        """The chunks held here at their places in a batch of so many; zero in the other places."""
+        if len(indices) == chunks:
+            return self
+        return ControlResiduals([_spread(block, indices, chunks) for block in self.blocks])
+
+    @staticmethod
+    def joined(parts: Sequence[ControlResiduals]) -> ControlResiduals:
+        """Chunks of rows behind one another. Parts mute a block together, or zeros stand in."""
+        if len(parts) == 1:
+            return parts[0]
+        return ControlResiduals(
+            [_cat(blocks) for blocks in zip(*(part.blocks for part in parts), strict=True)]
+        )
+
     def plus(self, other: ControlResiduals) -> ControlResiduals:
         """The sum of two controls; ValueError if they have different numbers of blocks."""
         if len(self) != len(other):
@@ -60,17 +90,38 @@ class ControlResiduals:
             [_sum(a, b) for a, b in zip(self.blocks, other.blocks, strict=True)]
         )
 
-    def require_shapes(self, config: NetworkConfig, height: int, width: int) -> None:
-        """ValueError naming the first block that does not fit a UNet at this latent size."""
-        layout = config.block_layout
+    def require_finite(self) -> None:
+        """ValueError naming the blocks that hold NaN or infinite values."""
+        present = [(i, block) for i, block in enumerate(self.blocks) if block is not None]
+        if not present:
+            return
+        # The sum of a block is finite if all of it is: one number per block, fetched at once.
+        sums = torch.stack([block.sum(dtype=torch.float32) for _, block in present])
+        if torch.isfinite(sums).all():
+            return
+        pairs = zip(present, sums.isfinite().tolist(), strict=True)
+        bad = [self._name(i) for (i, _), finite in pairs if not finite]
+        raise ValueError(
+            f"The ControlNet gave NaN or infinite residuals at {', '.join(bad)}. Its weights may "
+            "have overflowed in half precision (choose fp32 or bf16 in Load ControlNet++), or the "
+            "file may be damaged."
+        )
+
+    def _name(self, index: int) -> str:
+        return "the middle block" if index == len(self) - 1 else f"input block {index}"
+
+    def require_shapes(self, layout: Sequence[tuple[int, int]], height: int, width: int) -> None:
+        """ValueError naming the first block that does not fit a UNet at this latent size.
+
+        layout: (channels, downscale) of every block, like ``NetworkConfig.block_layout``.
+        """
         if len(self) != len(layout):
             raise ValueError(f"{len(layout)} control residuals were expected, found {len(self)}.")
         for i, (block, (channels, downscale)) in enumerate(zip(self.blocks, layout, strict=True)):
             expected = (channels, -(-height // downscale), -(-width // downscale))
             if block is not None and tuple(block.shape[1:]) != expected:
-                name = "middle block" if i == len(layout) - 1 else f"input block {i}"
                 raise ValueError(
-                    f"The control residual of {name} has shape {tuple(block.shape[1:])}, "
+                    f"The control residual of {self._name(i)} has shape {tuple(block.shape[1:])}, "
                     f"{expected} was expected; check that the hint has the aspect of the picture."
                 )
 
@@ -85,3 +136,27 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b
+
+
+def _times_rows(block: Tensor | None, factors: Sequence[float]) -> Tensor | None:
+    if block is None or not any(factors):
+        return None
+    rows = block.new_tensor(factors).repeat_interleave(block.shape[0] // len(factors))
+    return block * rows.view(-1, *(1,) * (block.ndim - 1))
+
+
+def _spread(block: Tensor | None, indices: Sequence[int], chunks: int) -> Tensor | None:
+    if block is None:
+        return None
+    size = block.shape[0] // len(indices)
+    whole = block.new_zeros(chunks * size, *block.shape[1:])
+    for part, index in zip(block.chunk(len(indices)), indices, strict=True):
+        whole[index * size : (index + 1) * size] = part
+    return whole
+
+
+def _cat(blocks: Sequence[Tensor | None]) -> Tensor | None:
+    present = [block for block in blocks if block is not None]
+    if not present:
+        return None
+    return torch.cat([torch.zeros_like(present[0]) if b is None else b for b in blocks])

@@ -8,9 +8,12 @@ from typing import Protocol
 
 
 class Scales(Protocol):
-    """Anything that gives one scale per block once the number of blocks is known."""
+    """Anything that gives one scale per block of a network, at a moment of the sampling.
 
-    def resolve(self, blocks: int) -> BlockScales: ...
+    blocks: how many residuals the network gives; percent: 0 at the first step, 1 at the end.
+    """
+
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales: ...
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class BlockScales:
 
     values: tuple[float, ...]
 
-    def resolve(self, blocks: int) -> BlockScales:
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
         """Itself; ValueError naming both lengths if the network has another number of blocks."""
         if len(self.values) != blocks:
             raise ValueError(
@@ -32,6 +35,20 @@ class BlockScales:
     @property
     def is_neutral(self) -> bool:
         return all(value == 1.0 for value in self.values)
+
+    @property
+    def asked(self) -> frozenset[int]:
+        """The blocks whose residual is wanted at all."""
+        return frozenset(i for i, value in enumerate(self.values) if value != 0.0)
+
+    def times(self, other: BlockScales) -> BlockScales:
+        """Block by block, the product of two lists for the same network."""
+        return BlockScales(tuple(a * b for a, b in zip(self.values, other.values, strict=True)))
+
+    def towards(self, other: BlockScales, weight: float) -> BlockScales:
+        """The mixture of itself (weight 0) and ``other`` (weight 1)."""
+        pairs = zip(self.values, other.values, strict=True)
+        return BlockScales(tuple(a + weight * (b - a) for a, b in pairs))
 
 
 def uniform(blocks: int) -> tuple[float, ...]:
@@ -83,5 +100,18 @@ class ScalePreset:
         if self.name not in _CURVES:
             raise ValueError(f"No preset '{self.name}'; there are {', '.join(PRESETS)}.")
 
-    def resolve(self, blocks: int) -> BlockScales:
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
         return BlockScales(tuple(self.strength * value for value in _CURVES[self.name](blocks)))
+
+
+@dataclass(frozen=True)
+class ScaleProduct:
+    """Several scales at once: their product, block by block."""
+
+    factors: tuple[Scales, ...]
+
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
+        product = BlockScales(uniform(blocks))
+        for factor in self.factors:
+            product = product.times(factor.resolve(blocks, percent))
+        return product

@@ -63,19 +63,21 @@ class ControlNet(Encoder):
         context: Tensor,
         y: Tensor | None = None,
         control_type: Sequence[int] = (),
+        control_weights: Sequence[float] | None = None,
     ) -> list[Tensor]:
         """The residuals of every block, shallow to deep and the middle's last.
 
         x (B, in_channels, H, W), hint (B or 1, hint_channels, 8H, 8W) in 0..1, timesteps (B,),
         context (B, L, context_dim), y (B, adm). For a union network ``control_type`` holds indices
-        into ``UNION_TYPES`` and ``hint`` as many hints (a bare tensor is one).
+        into ``UNION_TYPES``, ``hint`` as many hints (a bare tensor is one), and
+        ``control_weights``, if given, how strongly each of them counts.
         """
         union = None
         if self.config.union_types is not None:
             require_types(control_type, self.config.union_types)
             union = self.control_add_embedding(control_type, like=x)
         emb = self.embed(timesteps, y, x.dtype, union)
-        guided_hint = self.embed_hint(hint, control_type)
+        guided_hint = self.embed_hint(hint, control_type, control_weights)
 
         h, residuals = x, []
         for i, (block, zero_conv) in enumerate(
@@ -90,9 +92,16 @@ class ControlNet(Encoder):
         return residuals
 
     def embed_hint(
-        self, hint: Tensor | Sequence[Tensor], control_type: Sequence[int] = ()
+        self,
+        hint: Tensor | Sequence[Tensor],
+        control_type: Sequence[int] = (),
+        control_weights: Sequence[float] | None = None,
     ) -> Tensor:
-        """Features (B or 1, model_channels, H, W) of one hint, or of one hint per union type."""
+        """Features (B or 1, model_channels, H, W) of one hint, or of one hint per union type.
+
+        In the published union network the features of several types are summed; a weight multiplies
+        its type's share.
+        """
         hints = [hint] if isinstance(hint, Tensor) else list(hint)
         if self.config.union_types is None or not control_type:
             if len(hints) != 1:
@@ -105,6 +114,9 @@ class ControlNet(Encoder):
             )
         pairs = zip(hints, control_type, strict=True)
         shifted = [self._shift_by_type(self.input_hint_block(h), kind) for h, kind in pairs]
+        if control_weights is not None:
+            weighted = zip(shifted, control_weights, strict=True)
+            shifted = [h if weight == 1.0 else h * weight for h, weight in weighted]
         return sum(shifted[1:], start=shifted[0])
 
     def _shift_by_type(self, features: Tensor, kind: int) -> Tensor:

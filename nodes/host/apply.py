@@ -8,8 +8,10 @@ import torch
 from comfy import controlnet as host
 from torch import Tensor
 
+from ...cnpp_core.control.rows import COND, UNCOND
 from ...cnpp_core.control.scales import Scales
-from .control import ControlNetPlusPlus
+from .call import MARK, PromptMark
+from .control import ControlNetPlusPlus, as_ours
 from .family import context_width, describe, family_of_width, require_conditioning
 
 NODE = "Apply ControlNet++"
@@ -45,35 +47,36 @@ def apply_control(
             f"{NODE}: this control_net reads its image as a latent; connect the model's VAE to vae."
         )
     hint = image.movedim(-1, 1)
+    with_areas = any("area" in options for _, options in (*positive, *negative))
     copies: dict[Any, host.ControlBase] = {}
 
-    def with_control(options: dict[str, Any]) -> dict[str, Any]:
+    def controlled(conditioning: Conditioning, side: str) -> Conditioning:
+        return [[prompt, with_control(options, side)] for prompt, options in conditioning]
+
+    def with_control(options: dict[str, Any], side: str) -> dict[str, Any]:
         previous = options.get("control")
         if previous not in copies:
-            copy = _scaled_copy(control_net, scales)
+            copy = _copy(control_net, scales, with_areas)
             copy.set_cond_hint(hint, strength, window, vae=vae)
             copies[previous] = copy.set_previous_controlnet(previous)
-        return {**options, "control": copies[previous], "control_apply_to_uncond": False}
+        control = copies[previous]
+        options = {**options, "control": control, "control_apply_to_uncond": False}
+        if isinstance(control, ControlNetPlusPlus) and control.shape.reads_marks:
+            options["model_conds"] = {**options.get("model_conds", {}), MARK: PromptMark(side)}
+        return options
 
-    return (
-        [[prompt, with_control(options)] for prompt, options in positive],
-        [[prompt, with_control(options)] for prompt, options in negative],
-    )
+    return controlled(positive, COND), controlled(negative, UNCOND)
 
 
-def _scaled_copy(control_net: host.ControlBase, scales: Scales | None) -> host.ControlBase:
-    if scales is None:
+def _copy(
+    control_net: host.ControlBase, scales: Scales | None, with_areas: bool
+) -> host.ControlBase:
+    """A control of this Apply's own; the host's very class where there is nothing to shape."""
+    if scales is None and not isinstance(control_net, ControlNetPlusPlus):
         return control_net.copy()
-    if not isinstance(control_net, ControlNetPlusPlus):
-        raise ValueError(
-            f"{NODE}: block scales are connected, but control_net is a {type(control_net).__name__}"
-            " from another loader, which takes none. Load its file with Load ControlNet++, or "
-            "disconnect scales."
-        )
-    scales.resolve(control_net.control_model.config.blocks)  # a wrong length is said here and now
-    copy = control_net.copy()
-    copy.scales = scales
-    return copy
+    copy = as_ours(control_net)
+    copy.has_areas = with_areas
+    return copy.shaped() if scales is None else copy.shaped(scales=scales)
 
 
 def _require_window(start: float, end: float) -> None:
@@ -112,8 +115,8 @@ def _hint_channels(control_net: host.ControlBase) -> int:
 def _require_family(
     control_net: host.ControlBase, positive: Conditioning, negative: Conditioning
 ) -> None:
-    if isinstance(control_net, ControlNetPlusPlus):
-        config = control_net.control_model.config
+    config = control_net.config if isinstance(control_net, ControlNetPlusPlus) else None
+    if config is not None:
         width, name = config.context_dim, describe(config)
     else:
         width = context_width(control_net)

@@ -1,110 +1,173 @@
-"""Our control object: the host's ControlNet with a scale for every block.
+"""Our control object: any control of the host, shaped by block, time, row and place.
 
-The host's own ``get_control`` does the sampling side (window, hint size, batch, timestep, chain),
-because packs that copied it broke at its updates. What differs is what it calls: our network,
-whose list of residuals comes to ``control_merge`` and is shaped there.
+The control inside keeps the host's own ``get_control`` (window, hint, timestep, strength); packs
+that copied it broke at its updates. This class holds what is said about it and owns the chain of
+controls; during a sampling its `Run` decides what has to be computed, and shapes what comes back.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy import controlnet as host
+from comfy import hooks
 from torch import Tensor
 
-from ...cnpp_core.control.residuals import ControlResiduals
-from ...cnpp_core.control.scales import Scales
-from ...cnpp_core.network.controlnet import ControlNet
+from ...cnpp_core.checkpoint.shapes import read_config
+from ...cnpp_core.control.runner import count_blocks, is_controlnet
+from ...cnpp_core.control.shape import ControlShape
+from ...cnpp_core.network.config import NetworkConfig
+from .call import MARK, Call, area_hooks
 from .family import require_model
+from .lists import LazyLists, Lists, merged
+from .run import Run
 
 
-class HostedNetwork(ControlNet):
-    """Our network as the host's ModelPatcher wants it: it writes down where the weights are."""
+class ControlNetPlusPlus(host.ControlBase):
+    """A CONTROL_NET around a control of the host. With a neutral shape, its result bit for bit.
 
-    device: torch.device | None = None  # type: ignore[assignment]
-
-
-class ControlNetPlusPlus(host.ControlNet):
-    """A CONTROL_NET whose network is ours. Neutral scales give the host's result bit for bit.
-
-    scales: anything with ``resolve(blocks)``, or None for neutral. Immutable, so copies may share
-    it; every Apply sets it on a copy of its own.
+    inner: the control itself, ours from now on. shape: immutable, so copies share it.
     """
 
-    def __init__(
-        self,
-        network: HostedNetwork | None,
-        *,
-        load_device: torch.device | None = None,
-        manual_cast_dtype: torch.dtype | None = None,
-        global_average_pooling: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            global_average_pooling=global_average_pooling,
-            load_device=load_device,
-            manual_cast_dtype=manual_cast_dtype,
-        )
-        self.scales: Scales | None = None
+    def __init__(self, inner: host.ControlBase, shape: ControlShape | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shape = ControlShape() if shape is None else shape
+        # Hints of a union network's conditions; None stands for the one from the Apply node.
+        self.union_hints: tuple[Tensor | None, ...] = ()
+        # Whether prompts with an area carry this control; None: nobody has looked.
+        self.has_areas: bool | None = None
+        self._run: Run | None = None
+        self._follow_inner()
 
-    def copy(self) -> ControlNetPlusPlus:
-        twin = ControlNetPlusPlus(
-            None,
-            load_device=self.load_device,
-            manual_cast_dtype=self.manual_cast_dtype,
-        )
-        twin.control_model = self.control_model
-        twin.control_model_wrapped = self.control_model_wrapped
-        twin.scales = self.scales
-        self.copy_to(twin)
+    @property
+    def control_model(self) -> Any:
+        """The network; None for a control that has none, or none before its run."""
+        return getattr(self.inner, "control_model", None)
+
+    @control_model.setter
+    def control_model(self, network: Any) -> None:
+        self.inner.control_model = network
+
+    @property
+    def config(self) -> NetworkConfig | None:
+        """The network's layout; None for anything but a ControlNet with weights of its own."""
+        network = self.control_model
+        known = getattr(network, "config", None)
+        if isinstance(known, NetworkConfig):
+            return known
+        if isinstance(self.inner, host.ControlLora) or not is_controlnet(network):
+            return None
+        return read_config(network.state_dict())
+
+    @property
+    def blocks(self) -> int | None:
+        """How many residuals there are; None where only a run can tell."""
+        network = self.control_model
+        return count_blocks(network) if is_controlnet(network) else None
+
+    def shaped(self, **changes: Any) -> ControlNetPlusPlus:
+        """A copy whose shape differs in the named fields; ValueError if it can't fit."""
+        twin = self.copy()
+        twin.shape = replace(self.shape, **changes)
+        if twin.blocks is not None:
+            twin.shape.require_blocks(twin.blocks)
+        twin._follow_inner()
         return twin
 
+    def _follow_inner(self) -> None:
+        """Show the inner control's settings to whoever looks at them on this one."""
+        self.inner.previous_controlnet = None
+        self.inner.copy_to(self)
+        groups = [] if self.inner.extra_hooks is None else [self.inner.extra_hooks]
+        by_place = self.shape.hint.by_area or bool(self.shape.masks.layers)
+        if by_place and self.has_areas is not False:
+            groups.append(area_hooks())
+        self.extra_hooks = hooks.HookGroup.combine_all_hooks(groups) if groups else None
+
+    # What the host does with a control around a sampling.
+
+    def copy(self) -> ControlNetPlusPlus:
+        twin = ControlNetPlusPlus(self.inner.copy(), self.shape)
+        twin.union_hints = self.union_hints
+        twin.has_areas = self.has_areas
+        twin._follow_inner()
+        return twin
+
+    def deepclone_multigpu(
+        self, load_device: torch.device, autoregister: bool = False
+    ) -> ControlNetPlusPlus:
+        twin = self.copy()
+        twin.inner = self.inner.deepclone_multigpu(load_device)
+        twin._follow_inner()
+        if autoregister:
+            self.multigpu_clones[load_device] = twin
+        return twin
+
+    def set_cond_hint(self, cond_hint: Tensor, *args: Any, **kwargs: Any) -> ControlNetPlusPlus:
+        """The hint (B, C, H, W), and what else the host's control takes; ValueError for NaN."""
+        if not torch.isfinite(cond_hint).all():
+            raise ValueError(
+                "The control image contains NaN or infinite values; look at the node that made it."
+            )
+        self.inner.set_cond_hint(cond_hint, *args, **kwargs)
+        self._follow_inner()
+        return self
+
+    def set_extra_arg(self, argument: str, value: Any = None) -> None:
+        self.inner.set_extra_arg(argument, value)
+        self._follow_inner()
+
+    def get_models(self) -> list[Any]:
+        return [*super().get_models(), *self.inner.get_models()]
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        ours = self.inner.inference_memory_requirements(dtype)
+        return ours + super().inference_memory_requirements(dtype)
+
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
-        """Before the first step, several times per sampling: refuse a model of another family."""
-        require_model(self.control_model.config, model)
-        if self.scales is not None:
-            self.scales.resolve(self.control_model.config.blocks)
-        self.cond_hint = None  # cleanup does not run after an interrupt
+        """Before the first step, several times per sampling: refuse what can't fit, start anew."""
+        config = self.config
+        if config is not None:
+            require_model(config, model)
         super().pre_run(model, percent_to_timestep_function)
+        self.inner.pre_run(model, percent_to_timestep_function)
+        if self.blocks is not None:
+            self.shape.require_blocks(self.blocks)
+        # cleanup does not run after an interrupt, so what a run has gathered ends here.
+        self._run = Run(self, model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        self._run = None
+        self.inner.cleanup()
+        super().cleanup()
+
+    # What the host asks at each step.
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
-    ) -> dict[str, list[Tensor | None]] | None:
-        """The host's lists of residuals for this call, checked against the UNet's features."""
-        control = super().get_control(x_noisy, t, cond, batched_number, transformer_options)
-        config = self.control_model.config
-        # The host would log and drop a residual that does not fit. Outside our window, control is
-        # the previous control's, which may have fewer (a T2I adapter has none of these).
-        if control is not None and len(control["output"]) >= config.blocks - 1:
-            merged = ControlResiduals([*control["output"], *control["middle"][:1]])
-            merged.require_shapes(config, *x_noisy.shape[-2:])
-        return control
-
-    def control_merge(
-        self, control: Any, control_prev: Any, output_dtype: torch.dtype | None
-    ) -> dict[str, list[Tensor | None]]:
-        """Shape the network's residuals, then let the host apply strength and the chain."""
-        residuals = ControlResiduals(control)
-        if self.scales is not None:
-            residuals = residuals.scaled(self.scales.resolve(len(residuals)))
-        if control_prev is not None:
-            _require_same_shapes(residuals, control_prev)
-        # The host multiplies in place; nobody else holds what the network has just computed.
-        lists = {"input": [], "middle": [residuals.middle], "output": list(residuals.skips)}
-        return super().control_merge(lists, control_prev, output_dtype)
-
-
-def _require_same_shapes(residuals: ControlResiduals, previous: dict[str, list]) -> None:
-    pairs = [
-        (f"input block {i}", a, b)
-        for i, (a, b) in enumerate(zip(residuals.skips, previous["output"], strict=False))
-    ]
-    pairs += [("middle block", residuals.middle, b) for b in previous["middle"][:1]]
-    for name, ours, theirs in pairs:
-        if ours is not None and theirs is not None and ours.shape[1:] != theirs.shape[1:]:
-            raise ValueError(
-                f"Two chained controls disagree at {name}: {tuple(theirs.shape[1:])} before, "
-                f"{tuple(ours.shape[1:])} now. Both must belong to the family of the model: "
-                "look at the two nodes that apply them."
+    ) -> Lists | None:
+        """The residuals for this call in the host's lists, the controls before this one added."""
+        if self._run is None:
+            raise RuntimeError("A control was asked for residuals before its sampling began.")
+        call = Call.read(x_noisy, t, cond, batched_number, transformer_options)
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(
+                x_noisy, t, cond, batched_number, transformer_options
             )
+        cond.pop(MARK, None)  # for controls only: the model knows nothing of it
+        ours = self._run.control(call)
+        if ours is None or previous is None:
+            return previous if ours is None else ours
+        if isinstance(ours, LazyLists):
+            return LazyLists(lambda: merged(previous, ours), list(previous["input"]))
+        return merged(previous, ours)
+
+
+def as_ours(control_net: host.ControlBase) -> ControlNetPlusPlus:
+    """A copy of a control of any loader that can be shaped."""
+    copy = control_net.copy()
+    return copy if isinstance(copy, ControlNetPlusPlus) else ControlNetPlusPlus(copy)

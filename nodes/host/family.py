@@ -65,6 +65,12 @@ def require_model(config: NetworkConfig, model: Any) -> None:
     )
 
 
+def unet_block_layout(model: Any) -> tuple[tuple[int, int], ...] | None:
+    """(channels, downscale) of every injection point of the host's BaseModel; None for no UNet."""
+    unet = model.model_config.unet_config
+    return _layout(unet) if "model_channels" in unet and "channel_mult" in unet else None
+
+
 def describe(config: NetworkConfig) -> str:
     """ "SDXL (context width 2048)", or a custom network by its widths."""
     return _describe(config.family, config.model_channels, config.context_dim)
@@ -87,14 +93,19 @@ def family_of_width(width: int) -> str:
 
 def block_channels(unet: dict[str, Any]) -> tuple[int, ...]:
     """Channels of every injection point of the host's ``unet_config``, middle last."""
-    base, mults = unet["model_channels"], tuple(unet["channel_mult"])
-    blocks = unet["num_res_blocks"]
-    blocks = [blocks] * len(mults) if isinstance(blocks, int) else blocks
-    channels = [base]
-    for level, (mult, n) in enumerate(zip(mults, blocks, strict=True)):
-        down = 1 if level < len(mults) - 1 else 0
-        channels += [mult * base] * (n + down)
-    return (*channels, channels[-1])
+    return tuple(channels for channels, _ in _layout(unet))
+
+
+def _layout(unet: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    mults, blocks = tuple(unet["channel_mult"]), unet["num_res_blocks"]
+    blocks = (blocks,) * len(mults) if isinstance(blocks, int) else tuple(blocks)
+    config = NetworkConfig(
+        model_channels=unet["model_channels"],
+        channel_mult=mults,
+        num_res_blocks=blocks,
+        transformer_depth=(0,) * sum(blocks),  # attention does not change the layout
+    )
+    return config.block_layout
 
 
 def context_width(control: Any) -> int | None:

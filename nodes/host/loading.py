@@ -12,13 +12,14 @@ from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
 import torch
-from comfy import model_management, ops, utils
+from comfy import controlnet, model_management, ops, utils
 from torch import Tensor
 
 from ...cnpp_core.checkpoint.load import STORAGE, LoadedControl, load_controlnet_file
 from ...cnpp_core.checkpoint.report import report
 from ...cnpp_core.network.config import NetworkConfig
-from .control import ControlNetPlusPlus, HostedNetwork
+from .control import ControlNetPlusPlus
+from .network import HostedNetwork
 
 DTYPES: dict[str, torch.dtype | None] = {
     "auto": None,
@@ -77,12 +78,13 @@ def build_control(
     offload_device = model_management.unet_offload_device()
     placed = {key: value.to(device=offload_device, dtype=dtype) for key, value in weights.items()}
     network.load_state_dict(placed, strict=True, assign=True)
-    return ControlNetPlusPlus(
+    inner = controlnet.ControlNet(
         network.eval().requires_grad_(False),
         load_device=load_device,
         manual_cast_dtype=manual_cast_dtype,
         global_average_pooling=global_average_pooling,
     )
+    return ControlNetPlusPlus(inner)
 
 
 def attention(

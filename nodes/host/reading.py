@@ -11,8 +11,8 @@ from .control import ControlNetPlusPlus
 
 def config_of(control_net: Any) -> NetworkConfig:
     """The layout of a Stable Diffusion ControlNet; ValueError for controls of another kind."""
-    if isinstance(control_net, ControlNetPlusPlus):
-        return control_net.control_model.config
+    if isinstance(control_net, ControlNetPlusPlus) and control_net.config is not None:
+        return control_net.config
     network = getattr(control_net, "control_model", None)
     if network is None or not hasattr(network, "zero_convs"):
         raise ValueError(

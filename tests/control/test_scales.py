@@ -102,5 +102,5 @@ def test_a_residual_of_the_wrong_shape_is_named():
     control = list(residuals(TINY))
     control[2] = control[2][..., :-1]
     with pytest.raises(ValueError, match="input block 2 has shape"):
-        ControlResiduals(control).require_shapes(TINY, 16, 16)
-    residuals(TINY).require_shapes(TINY, 16, 16)
+        ControlResiduals(control).require_shapes(TINY.block_layout, 16, 16)
+    residuals(TINY).require_shapes(TINY.block_layout, 16, 16)

@@ -137,10 +137,10 @@ def test_scales_of_another_length_are_refused_naming_both(host):
         apply(host, ours, scales=scales)
 
 
-def test_scales_on_a_control_of_another_loader_are_refused(host):
+def test_scales_of_another_length_on_a_control_of_another_loader_are_refused(host):
     _, theirs = host.pair(TINY)
-    scales = host.pack("cnpp_core.control.scales").ScalePreset("structure")
-    with pytest.raises(ValueError, match=r"another loader.*Load ControlNet\+\+"):
+    scales = host.pack("cnpp_core.control.scales").BlockScales((1.0,) * 13)
+    with pytest.raises(ValueError, match="13 numbers, the ControlNet has 5 blocks"):
         apply(host, theirs, scales=scales)
 
 
@@ -190,11 +190,11 @@ def test_a_control_that_reads_latents_asks_for_the_vae(host):
 
 
 def test_two_chained_controls_of_other_shapes_are_refused(host):
-    ours, _ = host.pair(TINY)
-    blocks = [torch.ones(1, c, 8, 8) for c in (64, 64, 128, 128, 128)]
+    merged = host.pack("nodes.host.lists").merged
+    ours = {"input": [], "output": [torch.ones(1, 64, 8, 8)], "middle": []}
     before = {"input": [], "output": [torch.ones(1, 32, 8, 8)], "middle": []}
-    with pytest.raises(ValueError, match="input block 0"):
-        ours.copy().control_merge(blocks, before, output_dtype=None)
+    with pytest.raises(ValueError, match=r"output 0: \(32, 8, 8\) before, \(64, 8, 8\) now"):
+        merged(before, ours)
 
 
 def test_a_residual_that_does_not_fit_the_latent_is_refused_instead_of_dropped(host):
@@ -207,7 +207,8 @@ def test_a_residual_that_does_not_fit_the_latent_is_refused_instead_of_dropped(h
         config, dtype = network.config, network.dtype
 
         def forward(self, **inputs):
-            return [block[..., 1:] for block in network(**inputs)]
+            lists = network(**inputs)
+            return {key: [block[..., 1:] for block in blocks] for key, blocks in lists.items()}
 
     control.control_model = Wrong()
     with pytest.raises(ValueError, match="residual of input block 0"):

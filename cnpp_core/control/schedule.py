@@ -1,0 +1,149 @@
+"""Block scales that change while the picture is sampled: key frames over percent."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .scales import PRESETS, BlockScales, ScalePreset, ScaleProduct, Scales
+
+INTERPOLATIONS = ("linear", "cosine", "step")
+ALIASES = {"soft": "guess mode", "off": "0", "on": "1"}
+EXAMPLE = "0%: 1; 40%: soft; 80%: 0"
+
+
+@dataclass(frozen=True)
+class UniformScales:
+    """The same scale for every block of a network of any depth."""
+
+    value: float
+
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
+        return BlockScales((self.value,) * blocks)
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """The scales that hold at ``percent`` (0..1), and the way that leads there from the one before.
+
+    interpolation: "linear", "cosine" (slow at both ends) or "step" (the one before holds until
+    this one).
+    """
+
+    percent: float
+    scales: Scales
+    interpolation: str = "linear"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.percent <= 1.0:
+            raise ValueError(
+                f"A key frame lies at {100 * self.percent:g} %; it must lie in 0 %..100 %."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"No interpolation '{self.interpolation}'; there are {', '.join(INTERPOLATIONS)}."
+            )
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """Key frames in order of percent; the first and the last also hold outside their span.
+
+    Of two key frames at one percent the later one holds from there on, so a pair makes a jump.
+    """
+
+    keys: tuple[KeyFrame, ...]
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ValueError(f"A schedule needs at least one key frame, such as '{EXAMPLE}'.")
+        object.__setattr__(self, "keys", tuple(sorted(self.keys, key=lambda key: key.percent)))
+
+    def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
+        """The scales at ``percent``; a pure function of it."""
+        after = bisect_right([key.percent for key in self.keys], percent)
+        if after == 0:
+            return self.keys[0].scales.resolve(blocks, percent)
+        start = self.keys[after - 1]
+        if after == len(self.keys):
+            return start.scales.resolve(blocks, percent)
+        end = self.keys[after]
+        way = (percent - start.percent) / (end.percent - start.percent)
+        weight = _ease(way, end.interpolation)
+        there = end.scales.resolve(blocks, percent)
+        return start.scales.resolve(blocks, percent).towards(there, weight)
+
+
+def key_frames(scales: Scales) -> tuple[KeyFrame, ...]:
+    """The key frames of a schedule; of constant scales, one at the start."""
+    return scales.keys if isinstance(scales, ScaleSchedule) else (KeyFrame(0.0, scales),)
+
+
+def parse_schedule(
+    text: str, interpolation: str = "linear", named: Mapping[str, Scales] | None = None
+) -> tuple[KeyFrame, ...]:
+    """Key frames out of a text such as "0%: 1; 40%: soft; 80%: detail * 0.5".
+
+    Entries are separated by semicolons or lines. Before the colon stands a percentage (40% or 0.4),
+    behind it a number for all blocks, a preset, a name in ``named``, a list of one number per block
+    in brackets, or any of these times a number. ValueError naming the entry that can't be read.
+    """
+    entries = [entry.strip() for entry in re.split(r"[;\n]", text) if entry.strip()]
+    return tuple(_parse_entry(entry, interpolation, named or {}) for entry in entries)
+
+
+def _parse_entry(entry: str, interpolation: str, named: Mapping[str, Scales]) -> KeyFrame:
+    when, colon, what = entry.partition(":")
+    percent = _number(when.strip().removesuffix("%"))
+    if not colon or percent is None:
+        raise ValueError(
+            f"Scale Schedule: '{entry}' is no key frame; expected 'percent: scales', for example "
+            f"'{EXAMPLE}'."
+        )
+    if when.strip().endswith("%"):
+        percent /= 100.0
+    if not 0.0 <= percent <= 1.0:
+        raise ValueError(
+            f"Scale Schedule: '{entry}' lies at {100 * percent:g} %; expected 0 % to 100 % "
+            "(a number without % counts from 0 to 1)."
+        )
+    factors = [_parse_factor(part.strip(), entry, named) for part in what.split("*")]
+    scales = factors[0] if len(factors) == 1 else ScaleProduct(tuple(factors))
+    return KeyFrame(percent, scales, interpolation)
+
+
+def _parse_factor(word: str, entry: str, named: Mapping[str, Scales]) -> Scales:
+    word = ALIASES.get(word, word)
+    if word in named:
+        return named[word]
+    if word in PRESETS:
+        return ScalePreset(word)
+    value = _number(word)
+    if value is not None:
+        return UniformScales(value)
+    if word.startswith("[") and word.endswith("]"):
+        values = [_number(part) for part in word[1:-1].replace(",", " ").split()]
+        if values and None not in values:
+            return BlockScales(tuple(value for value in values if value is not None))
+    names = ", ".join(f"'{name}'" for name in (*named, "soft", *PRESETS))
+    raise ValueError(
+        f"Scale Schedule: '{word}' in '{entry}' is neither a number nor {names} nor a list in "
+        "brackets."
+    )
+
+
+def _number(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _ease(way: float, interpolation: str) -> float:
+    if interpolation == "step":
+        return 0.0
+    return way if interpolation == "linear" else 0.5 - 0.5 * math.cos(math.pi * way)

@@ -1,0 +1,91 @@
+"""Switches that change nothing but time: compiling, and control beside the UNet's encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ...cnpp_core.control.runner import CachedHintBlock, HintCache, partial_network
+from .lists import LazyLists, Lists
+
+logger = logging.getLogger(__name__)
+
+# Compiling takes a minute, so it outlives a run: by network, then by the blocks asked for.
+_COMPILED: WeakKeyDictionary[nn.Module, dict[frozenset[int] | None, tuple[Any, Any]]] = (
+    WeakKeyDictionary()
+)
+
+
+def partial_of(
+    network: nn.Module, asked: frozenset[int] | None, hints: HintCache, compiled: bool
+) -> nn.Module:
+    """The part of ``network`` that computes these blocks, through torch.compile if asked for."""
+    if not compiled:
+        return partial_network(network, asked, hints)
+    variants = _COMPILED.setdefault(network, {})
+    if asked not in variants:
+        partial = partial_network(network, asked, hints)
+        variants[asked] = (partial, torch.compile(partial))
+    partial, optimized = variants[asked]
+    hint_block: CachedHintBlock = partial.input_hint_block
+    hint_block.hints = hints
+    return optimized
+
+
+def calls_for_eager(options: dict[str, Any]) -> bool:
+    """True if the UNet itself is compiled: it would trace control that is computed on demand."""
+    return bool(options.get("wrappers", {}).get("apply_model", {}).get("torch.compile"))
+
+
+def beside(compute: Callable[[], Lists], x: Tensor, control: Any) -> Lists:
+    """Start ``compute`` on a stream of its own; the UNet waits where it first needs the result.
+
+    On other devices than CUDA, and where weights are brought to the GPU piece by piece (the host
+    uses streams of its own for that), this computes at once.
+    """
+    if not x.is_cuda or not _fully_loaded(control):
+        return compute()
+    current, side = torch.cuda.current_stream(x.device), _side_stream(x.device)
+    side.wait_stream(current)
+    x.record_stream(side)
+    try:
+        with torch.cuda.stream(side):
+            lists = compute()
+    except BaseException:
+        current.wait_stream(side)
+        raise
+
+    def join() -> Lists:
+        waiting = torch.cuda.current_stream(x.device)
+        waiting.wait_stream(side)
+        for residuals in lists.values():
+            for residual in residuals:
+                if residual is not None:
+                    residual.record_stream(waiting)
+        return lists
+
+    return LazyLists(join, [])
+
+
+_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    if device not in _STREAMS:
+        _STREAMS[device] = torch.cuda.Stream(device)
+    return _STREAMS[device]
+
+
+def _fully_loaded(control: Any) -> bool:
+    patcher = getattr(control, "control_model_wrapped", None)
+    if patcher is None:
+        return False
+    if getattr(patcher, "is_dynamic", lambda: False)():
+        logger.info("Control Speed: overlap is off, ComfyUI moves the weights dynamically.")
+        return False
+    return patcher.loaded_size() >= patcher.model_size()
