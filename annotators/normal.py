@@ -1,0 +1,75 @@
+"""Normals from depth: blue faces the camera, red faces left, green faces up.
+
+The "normal map from MiDaS" of ControlNet 1.0: the slope of inverse depth against a constant third
+axis. Colours are in the order of ControlNet 1.1's normal model, x, y, z as R, G, B; the package
+controlnet_aux gives the reverse.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .annotator import check_image, check_values, from_8_bit, to_8_bit
+from .depth import DPTHybrid, stretch
+
+Z = 2 * math.pi
+BACKGROUND = 0.4
+
+
+def annotate_normal(network: DPTHybrid, image: Tensor, background: float = BACKGROUND) -> Tensor:
+    """Pictures (B, 3, H, W) in 0..1 -> the condition image (B, 3, H, W), 8-bit truncated."""
+    check_image(image, "Normal")
+    check_values(image, "Normal")
+    with torch.no_grad():
+        depth = network.depth(from_8_bit(to_8_bit(image), like=image.float()))
+        return normal_image(depth, background).to(image.dtype)
+
+
+def soft_normal(network: DPTHybrid, image: Tensor, background: float = BACKGROUND) -> Tensor:
+    """Pictures (B, 3, H, W) in 0..1 -> normals as colours (B, 3, H, W), differentiable."""
+    return normals(network.depth(image), background) * 0.5 + 0.5
+
+
+def normal_image(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0) -> Tensor:
+    """Depth (B, 1, H, W) -> normals as colours (B, 3, H, W) in 0..1, 8-bit values, truncated.
+
+    See `normals` for what the depth may be.
+    """
+    colours = normals(depth.detach(), background, strength) * 127.5 + 127.5
+    return from_8_bit(colours.clamp(0, 255).to(torch.uint8), like=depth)
+
+
+def normals(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0) -> Tensor:
+    """Unit vectors (B, 3, H, W), x to the left, y up, z to the camera, from inverse depth.
+
+    depth: (B, 1, H, W), larger where nearer; MiDaS's own values need no more. strength multiplies
+    slopes: for a depth picture in 0..1 some hundreds are right.
+    background: where depth, stretched to 0..1, is below this, the normal faces the camera.
+    Differentiable in depth, but for the choice of the background.
+    """
+    if depth.ndim != 4 or depth.shape[1] != 1 or min(depth.shape[-2:]) < 2:
+        raise ValueError(
+            f"Normal got depth of shape {tuple(depth.shape)}; it needs (B, 1, H, W) with sides of "
+            "at least 2 pixels. Take one channel of a depth picture."
+        )
+    if not 0 <= background <= 1:
+        raise ValueError(f"background is {background:g}; it needs a depth from 0 (none) to 1.")
+    slope = _sobel(depth) * strength
+    slope = torch.where(stretch(depth.detach()) < background, 0.0, slope)
+    vectors = torch.cat([slope, torch.full_like(depth, Z)], dim=1)
+    return vectors / vectors.square().sum(1, keepdim=True).sqrt()
+
+
+def _sobel(depth: Tensor) -> Tensor:
+    """(B, 1, H, W) -> (B, 2, H, W): along x and y, 3 x 3, mirrored without the border pixel."""
+    padded = F.pad(depth, (1, 1, 1, 1), "reflect")
+    # Written out, because a convolution may add in another order than OpenCV.
+    across = padded[..., 2:] - padded[..., :-2]
+    down = padded[..., 2:, :] - padded[..., :-2, :]
+    x = across[..., 1:-1, :] * 2 + (across[..., :-2, :] + across[..., 2:, :])
+    y = down[..., 1:-1] * 2 + (down[..., :-2] + down[..., 2:])
+    return torch.cat([x, y], dim=1)
