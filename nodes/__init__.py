@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, consistency, control, load
+from . import annotate, consistency, control, control_shape, control_speed, load
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
     *control.NODES,
+    *control_shape.NODES,
+    *control_speed.NODES,
     *annotate.NODES,
     *consistency.NODES,
 ]

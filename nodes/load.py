@@ -6,8 +6,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..cnpp_core.checkpoint.report import report
+from ..cnpp_core.network.union import UNION_TYPES
 from .host.loading import DTYPES, load_control
 from .host.reading import config_of
+from .host.union import with_union_type
 from .schema import schema, show_text
 
 GROUP = "load"
@@ -111,6 +113,58 @@ class ControlNetReport(io.ComfyNode):
         return io.NodeOutput(found.text(), ui=show_text(cls, found.text(blocks=False)))
 
 
+class UnionControlType(io.ComfyNode):
+    """CNPP_UnionControlType."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_UnionControlType",
+            "Union Control Type",
+            GROUP,
+            "Tells a union network (xinsir, ProMax) which kind of condition it reads. Chain "
+            "several to give it several at once, each with an image and a weight of its own.",
+            [
+                io.ControlNet.Input(
+                    "control_net", tooltip="A union or ProMax ControlNet from Load ControlNet++."
+                ),
+                io.Combo.Input(
+                    "type",
+                    options=list(UNION_TYPES),
+                    default=UNION_TYPES[3],
+                    tooltip="What the image shows. tile and repaint need a ProMax file.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How strongly this condition counts among the others; 0: not at all.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The image of this condition. Not connected: the one that Apply "
+                    "ControlNet++ gets.",
+                ),
+            ],
+            [
+                io.ControlNet.Output(
+                    "typed",
+                    display_name="control_net",
+                    tooltip="A changed copy, for another Union Control Type or Apply ControlNet++.",
+                )
+            ],
+            aliases=("set union controlnet type", "promax", "multi control"),
+        )
+
+    @classmethod
+    def execute(cls, control_net, type, weight, image=None) -> io.NodeOutput:
+        kind = UNION_TYPES.index(type)
+        return io.NodeOutput(with_union_type(control_net, kind, weight, image))
+
+
 class DemoModel(io.ComfyNode):
     """CNPP_DemoModel."""
 
@@ -156,4 +210,4 @@ class DemoModel(io.ComfyNode):
         return io.NodeOutput(*load_demo_parts(), *example_picture(example))
 
 
-NODES = [LoadControlNet, ControlNetReport, DemoModel]
+NODES = [LoadControlNet, UnionControlType, ControlNetReport, DemoModel]

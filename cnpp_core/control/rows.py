@@ -34,7 +34,7 @@ class RowScales:
 
     def times(self, cond: Scales | None, uncond: Scales | None) -> RowScales:
         """Further scales on each side; None leaves that side alone."""
-        return RowScales(_product(self.cond, cond), _product(self.uncond, uncond))
+        return RowScales(_times(self.cond, cond), _times(self.uncond, uncond))
 
 
 # The three modes of the webui extension; the last one is the original's guess mode with a prompt.
@@ -46,5 +46,5 @@ CONTROL_MODES = {
 }
 
 
-def _product(scales: Scales, further: Scales | None) -> Scales:
+def _times(scales: Scales, further: Scales | None) -> Scales:
     return scales if further is None else ScaleProduct((scales, further))

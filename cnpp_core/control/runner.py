@@ -85,6 +85,9 @@ class CachedHintBlock(nn.Module):
         self.block = block
         self.hints = hints
 
-    @torch.compiler.disable
     def forward(self, hint: Tensor, *inputs: Any) -> Tensor:
+        return self._look_up(hint, *inputs)
+
+    @torch.compiler.disable
+    def _look_up(self, hint: Tensor, *inputs: Any) -> Tensor:
         return self.hints.get(hint, lambda: self.block(hint, *inputs))

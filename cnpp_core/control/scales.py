@@ -115,3 +115,10 @@ class ScaleProduct:
         for factor in self.factors:
             product = product.times(factor.resolve(blocks, percent))
         return product
+
+
+def product(scales: Scales | None, further: Scales | None) -> Scales | None:
+    """Both at once; None stands for scales that change nothing."""
+    if scales is None or further is None:
+        return scales if further is None else further
+    return ScaleProduct((scales, further))

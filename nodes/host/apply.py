@@ -40,7 +40,7 @@ def apply_control(
     _require_window(*window)
     if strength == 0:
         return positive, negative
-    _require_image(image, control_net)
+    require_image(image, control_net, NODE)
     _require_family(control_net, positive, negative)
     if getattr(control_net, "latent_format", None) is not None and vae is None:
         raise ValueError(
@@ -87,10 +87,11 @@ def _require_window(start: float, end: float) -> None:
         )
 
 
-def _require_image(image: Tensor, control_net: host.ControlBase) -> None:
+def require_image(image: Tensor, control_net: host.ControlBase, node: str) -> None:
+    """ValueError naming ``node`` if ``image`` can't be a hint of this control."""
     if image.ndim != 4 or 0 in image.shape:
         raise ValueError(
-            f"{NODE}: image has shape {tuple(image.shape)}; a batch of pictures (B, H, W, 3) with "
+            f"{node}: image has shape {tuple(image.shape)}; a batch of pictures (B, H, W, 3) with "
             "at least one pixel was expected."
         )
     channels = image.shape[-1]
@@ -98,12 +99,12 @@ def _require_image(image: Tensor, control_net: host.ControlBase) -> None:
     if channels != wanted:
         hint = "Convert a mask with Mask to Image" if channels == 1 else "Remove the alpha channel"
         raise ValueError(
-            f"{NODE}: image has {channels} channel{'s' * (channels != 1)}, the ControlNet reads "
+            f"{node}: image has {channels} channel{'s' * (channels != 1)}, the ControlNet reads "
             f"{wanted}. {hint} first."
         )
     if not torch.isfinite(image).all():
         raise ValueError(
-            f"{NODE}: image contains NaN or infinite values; look at the node that made it."
+            f"{node}: image contains NaN or infinite values; look at the node that made it."
         )
 
 

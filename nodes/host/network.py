@@ -32,4 +32,4 @@ class HostedNetwork(ControlNet):
         *skips, middle = super().forward(
             x, hints, timesteps, context, y, control_type, control_weights
         )
-        return {"middle": [middle], "output": skips}
+        return {"middle": [middle], "output": [*skips]}

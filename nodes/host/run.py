@@ -109,7 +109,9 @@ class Run:
         assert self._layout is not None  # the first answer has set it
         return self._layout.write(whole)
 
-    def _residuals(self, call: Call, asked: frozenset[int] | None, step: int) -> ControlResiduals:
+    def _residuals(
+        self, call: Call, asked: frozenset[int] | None, step: int | None
+    ) -> ControlResiduals:
         """Residuals of every row of the call, remembered ones where they are still good."""
         if step is None:
             return self._evaluate(call, asked)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...cnpp_core.control.runner import CachedHintBlock, HintCache, partial_network
+from ...cnpp_core.control.runner import CachedHintBlock, HintCache, is_controlnet, partial_network
 from .lists import LazyLists, Lists
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,15 @@ logger = logging.getLogger(__name__)
 _COMPILED: WeakKeyDictionary[nn.Module, dict[frozenset[int] | None, tuple[Any, Any]]] = (
     WeakKeyDictionary()
 )
+
+
+def require_controlnet(control: Any, option: str) -> None:
+    """ValueError naming ``option`` of Control Speed if the control has no network of our kind."""
+    if not is_controlnet(getattr(control, "control_model", None)):
+        raise ValueError(
+            f"Control Speed: '{option}' needs a ControlNet for SD1.5, SD2.x or SDXL; this is a "
+            f"{type(control).__name__}. Switch it off, the other settings work."
+        )
 
 
 def partial_of(

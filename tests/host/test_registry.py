@@ -31,6 +31,40 @@ PINNED = {
     "CNPP_BlockScalesSD15": (SLIDERS["CNPP_BlockScalesSD15"], ["BLOCK_SCALES"]),
     "CNPP_BlockScalesSDXL": (SLIDERS["CNPP_BlockScalesSDXL"], ["BLOCK_SCALES"]),
     "CNPP_BlockScalePreset": (["preset", "strength"], ["BLOCK_SCALES"]),
+    "CNPP_ScaleSchedule": (
+        ["schedule", "interpolation", "scales", "previous"],
+        ["BLOCK_SCALES"],
+    ),
+    "CNPP_BlockMasks": (
+        ["control_net", "mask", "blocks", "block", "invert", "feather"],
+        ["CONTROL_NET"],
+    ),
+    "CNPP_ControlMode": (
+        [
+            "control_net",
+            "mode",
+            "cond_strength",
+            "uncond_strength",
+            "cond_scales",
+            "uncond_scales",
+        ],
+        ["CONTROL_NET"],
+    ),
+    "CNPP_HintFit": (["control_net", "fit", "resampling", "follow_area"], ["CONTROL_NET"]),
+    "CNPP_ControlSpeed": (
+        [
+            "control_net",
+            "reuse_every",
+            "fresh_steps",
+            "max_drift",
+            "lazy",
+            "overlap",
+            "channels_last",
+            "compile",
+        ],
+        ["CONTROL_NET"],
+    ),
+    "CNPP_UnionControlType": (["control_net", "type", "weight", "image"], ["CONTROL_NET"]),
     "CNPP_Canny": (
         ["image", "mode", "low", "high", "resolution", "target_width", "target_height"],
         ["IMAGE", "ANNOTATOR"],
@@ -42,6 +76,11 @@ PINNED = {
     "CNPP_OpenPose": (
         ["image", "body", "hands", "sticks", *ANNOTATE],
         ["IMAGE", "ANNOTATOR", "POSE_KEYPOINT", "STRING"],
+    ),
+    "CNPP_Depth": (["image", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_Normal": (
+        ["image", "source", "background", "strength", *ANNOTATE],
+        ["IMAGE", "ANNOTATOR"],
     ),
     "CNPP_OpenPoseDraw": (
         ["json", "body", "hands", "face", "sticks", "width", "height", "keypoints"],
