@@ -24,6 +24,7 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
   demo train [--help]    train the weights of the demo model again, from its seed
   report FILE            what a ControlNet file holds: family, format, parameters, cost
   report sd15|sd21|sdxl  the same for the network of that family, without a file
+  report annotators      parameters, cost and sizes of the networks that find conditions
   bench [NAME ...]       measurements beside other implementations
 
   --debug                show where an error comes from"""
@@ -70,9 +71,12 @@ def demo(argv: Sequence[str]) -> int | None:
 
 
 def report(argv: Sequence[str]) -> int:
-    """Print parameters, tensors and MACs of a ControlNet file or of a family's network."""
+    """Print parameters and MACs of a ControlNet file, a family's network, or the annotators."""
     if len(argv) != 1 or argv[0].startswith("-"):
-        raise ValueError("usage: python cli.py report FILE|sd15|sd21|sdxl")
+        raise ValueError("usage: python cli.py report FILE|sd15|sd21|sdxl|annotators")
+    if argv[0].lower() == "annotators":
+        print(part("annotators.report").text())
+        return 0
     checkpoint = part("cnpp_core.checkpoint")
     families = {"sd15": "SD15", "sd21": "SD21", "sdxl": "SDXL"}
     if argv[0].lower() in families:

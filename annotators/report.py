@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .catalogue import WEIGHTS
+from .depth import DPTHybrid
 from .lineart import LineArt
 from .mlsd import MLSD
 from .openpose import OpenPoseBody, OpenPoseHand
@@ -48,6 +49,7 @@ _NETWORKS: dict[str, _Entry] = {
     "M-LSD": _Entry(MLSD, ("mlsd",), MLSD.maps, 512),
     "OpenPose body": _Entry(OpenPoseBody, ("openpose_body",), OpenPoseBody.stages, 368),
     "OpenPose hand": _Entry(OpenPoseHand, ("openpose_hand",), OpenPoseHand.stages, 368),
+    "DPT-hybrid": _Entry(DPTHybrid, ("dpt_hybrid",), DPTHybrid.inverse_depth, 384),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..annotators.openpose import draw_poses, from_json, to_json
-from . import annotate_learned
+from . import annotate_lines, annotate_scene
 from .annotate_inputs import (
     GROUP,
     KeypointsType,
@@ -177,4 +177,4 @@ class OpenPoseDraw(io.ComfyNode):
         return io.NodeOutput(to_image(drawn), written, as_text(written))
 
 
-NODES = [Canny, *annotate_learned.NODES, OpenPoseDraw]
+NODES = [Canny, *annotate_lines.NODES, *annotate_scene.NODES, OpenPoseDraw]

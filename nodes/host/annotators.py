@@ -89,13 +89,17 @@ class NodeAnnotator:
         if self.differentiable is None:
             raise ValueError(
                 f"The annotator for {self.condition} has no differentiable map. Connect one that "
-                "has: Canny, Soft Edge (HED), Line Art, Depth (MiDaS) or Normal."
+                "has: Canny, Soft Edge (HED), Line Art, M-LSD Lines, Depth (MiDaS), Normal ..."
             )
         short_side = self.size.short_side(image)
         if short_side not in (0, min(image.shape[-2:])):
             height, width = short_side_size(image.shape[-2], image.shape[-1], short_side)
             image = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
         load(self.patchers, image)
+        for patcher in self.patchers:
+            allow_gradients(patcher.model)
+        if self.patchers:
+            image = image.to(self.patchers[0].load_device)
         return self.differentiable(image)
 
 
@@ -161,23 +165,18 @@ def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -
     return _patchers[key]
 
 
-def network(patcher: ModelPatcher) -> Callable[[Tensor], Tensor]:
-    """The patcher's network as a function whose gradient always reaches the picture.
+def allow_gradients(module: nn.Module) -> None:
+    """Replace weights that were moved in inference mode, as the host does, by copies.
 
-    The host moves weights in inference mode at times, and such tensors can't take part in autograd;
-    copies of them can.
+    Such tensors can take no part in autograd, not even as constants.
     """
-    module = patcher.model
-
-    def run(image: Tensor) -> Tensor:
-        image = image.to(patcher.load_device)
-        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        if torch.is_grad_enabled() and any(value.is_inference() for value in state.values()):
-            copies = {name: value.clone() for name, value in state.items()}
-            return torch.func.functional_call(module, copies, (image,))
-        return module(image)
-
-    return run
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            if value.is_inference():
+                setattr(part, name, nn.Parameter(value.clone(), requires_grad=False))
+        for name, value in part.named_buffers(recurse=False):
+            if value.is_inference():
+                setattr(part, name, value.clone())
 
 
 def _read(kind: Callable[..., nn.Module], key: str, download: bool) -> ModelPatcher:

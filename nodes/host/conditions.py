@@ -10,17 +10,27 @@ from torch import Tensor
 
 from ...annotators.annotator import LearnedAnnotator
 from ...annotators.canny import canny_cnpp, canny_cv2, canny_magnitude
+from ...annotators.depth import DPTHybrid
 from ...annotators.lineart import LineArt
 from ...annotators.mlsd import MLSD
+from ...annotators.normal import (
+    BACKGROUND,
+    annotate_normal,
+    normal_image,
+    normals,
+    soft_normal,
+)
 from ...annotators.openpose import OpenPoseBody, OpenPoseHand, Pose, draw_poses
 from ...annotators.scribble import scribble_drawing, scribble_hed, scribble_xdog
 from ...annotators.softedge import HED
-from .annotators import NodeAnnotator, Size, model, network
+from .annotators import NodeAnnotator, Size, model
 
 CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both definitions of canny
 CANNY_MODES = ("ControlNet++", "cv2")
 LINE_STYLES = {"fine": "lineart", "coarse": "lineart_coarse"}  # to the weights
 SCRIBBLE_METHODS = ("HED", "XDoG", "drawing")
+NORMAL_SOURCES = ("picture", "depth map")
+DEPTH_MAP_STRENGTH = 500.0  # what brings depth in 0..1 to about MiDaS's slopes
 STICKS = {"standard": False, "by size": True}  # to `scale_sticks`
 
 
@@ -56,7 +66,7 @@ def scribble(size: Size, download: bool, method: str = "HED", threshold: int = 3
         return NodeAnnotator("scribble", scribble_drawing, size=size)
     patcher = model(HED, "hed", download=download)
     find = partial(scribble_hed, patcher.model)
-    return NodeAnnotator("scribble", find, network(patcher), (patcher,), size)
+    return NodeAnnotator("scribble", find, patcher.model, (patcher,), size)
 
 
 class PoseTools(NamedTuple):
@@ -82,9 +92,37 @@ def pose(
     detect = partial(patchers[0].model.detect, hands=patchers[1].model if hands else None)
     draw = partial(draw_poses, body=body, hands=hands, scale_sticks=STICKS[sticks])
     annotator = NodeAnnotator(
-        "pose", lambda image: draw(detect(image)), network(patchers[0]), tuple(patchers), size
+        "pose", lambda image: draw(detect(image)), patchers[0].model, tuple(patchers), size
     )
     return PoseTools(annotator, detect, draw)
+
+
+def depth(size: Size, download: bool) -> NodeAnnotator:
+    """Depth, near is white."""
+    return _of_network("depth", DPTHybrid, "dpt_hybrid", size, download)
+
+
+def normal(
+    size: Size,
+    download: bool,
+    background: float = BACKGROUND,
+    source: str = "picture",
+    strength: float = DEPTH_MAP_STRENGTH,
+) -> NodeAnnotator:
+    """Normals from the depth of a picture, or (with strength) from a picture that is depth."""
+    if source == "picture":
+        patcher = model(DPTHybrid, "dpt_hybrid", download=download)
+        find = partial(annotate_normal, patcher.model, background=background)
+        soft = partial(soft_normal, patcher.model, background=background)
+        return NodeAnnotator("normal", find, soft, (patcher,), size)
+
+    def from_depth(image: Tensor) -> Tensor:
+        return normal_image(image.mean(1, keepdim=True), background, strength)
+
+    def soft_from_depth(image: Tensor) -> Tensor:
+        return normals(image.mean(1, keepdim=True), background, strength) * 0.5 + 0.5
+
+    return NodeAnnotator("normal", from_depth, soft_from_depth, size=size)
 
 
 def _of_network(
@@ -98,4 +136,4 @@ def _of_network(
     """The annotator that is one network with one weight file."""
     patcher = model(kind, key, download=download)
     find = partial(patcher.model.annotate, **options)
-    return NodeAnnotator(condition, find, network(patcher), (patcher,), size)
+    return NodeAnnotator(condition, find, patcher.model, (patcher,), size)

@@ -1,21 +1,17 @@
-"""Menu group "annotate", second part: the nodes that run a network with weights from a file."""
+"""Menu group "annotate", the nodes that draw lines: soft edges, line art, segments, strokes."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..annotators.openpose import to_json
 from .annotate_inputs import (
     GROUP,
-    KeypointsType,
     annotator_output,
-    as_text,
     download_input,
     image_input,
     output,
     resolution_input,
     target_inputs,
-    to_image,
 )
 from .host import conditions
 from .host.annotators import Size
@@ -221,71 +217,4 @@ class Scribble(io.ComfyNode):
         return output(conditions.scribble(size, download, method, threshold), image)
 
 
-class OpenPose(io.ComfyNode):
-    """CNPP_OpenPose."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            "CNPP_OpenPose",
-            "OpenPose",
-            GROUP,
-            "The people in the picture as coloured skeletons. Weights: body_pose_model.pth, for "
-            "hands also hand_pose_model.pth. NON-COMMERCIAL USE ONLY: they are under the CMU "
-            "OpenPose licence.",
-            [
-                image_input(),
-                io.Boolean.Input("body", default=True, tooltip="Draw the skeleton of the body."),
-                io.Boolean.Input(
-                    "hands",
-                    default=False,
-                    tooltip="Also look for hands and draw them. Each hand takes longer than all "
-                    "bodies together.",
-                ),
-                io.Combo.Input(
-                    "sticks",
-                    options=list(conditions.STICKS),
-                    default="standard",
-                    tooltip="standard: as the ControlNets for SD1.5 were trained. by size: thicker "
-                    "in large pictures, for the SDXL models of xinsir.",
-                ),
-                resolution_input(),
-                download_input(),
-                *target_inputs(),
-            ],
-            [
-                io.Image.Output("pose", tooltip="Skeletons on black; black where nobody is."),
-                annotator_output(),
-                KeypointsType.Output(
-                    "keypoints",
-                    tooltip="The points of every picture in pixels, for nodes of other packs too.",
-                ),
-                io.String.Output(
-                    "json", tooltip="The same as text: change it and give it to OpenPose Draw."
-                ),
-            ],
-            aliases=("pose", "skeleton", "body pose", "hand pose", "keypoints"),
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        image,
-        body: bool,
-        hands: bool,
-        sticks: str,
-        resolution: int,
-        download: bool = False,
-        target_width: int = 0,
-        target_height: int = 0,
-    ) -> io.NodeOutput:
-        size = Size(resolution, target_width, target_height)
-        tools = conditions.pose(size, download, body, hands, sticks)
-        poses = tools.poses(image.movedim(-1, 1))
-        keypoints = to_json(poses)
-        return io.NodeOutput(
-            to_image(tools.draw(poses)), tools.annotator, keypoints, as_text(keypoints)
-        )
-
-
-NODES = [SoftEdge, LineArt, MLSDLines, Scribble, OpenPose]
+NODES = [SoftEdge, LineArt, MLSDLines, Scribble]

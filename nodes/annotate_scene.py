@@ -1,0 +1,192 @@
+"""Menu group "annotate", the nodes that understand a scene: people, depth, surfaces, classes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..annotators.openpose import to_json
+from .annotate_inputs import (
+    GROUP,
+    KeypointsType,
+    annotator_output,
+    as_text,
+    download_input,
+    image_input,
+    output,
+    resolution_input,
+    target_inputs,
+    to_image,
+)
+from .host import conditions
+from .host.annotators import Size
+from .schema import schema
+
+
+class OpenPose(io.ComfyNode):
+    """CNPP_OpenPose."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_OpenPose",
+            "OpenPose",
+            GROUP,
+            "The people in the picture as coloured skeletons. Weights: body_pose_model.pth, for "
+            "hands also hand_pose_model.pth. NON-COMMERCIAL USE ONLY: they are under the CMU "
+            "OpenPose licence.",
+            [
+                image_input(),
+                io.Boolean.Input("body", default=True, tooltip="Draw the skeleton of the body."),
+                io.Boolean.Input(
+                    "hands",
+                    default=False,
+                    tooltip="Also look for hands and draw them. Each hand takes longer than all "
+                    "bodies together.",
+                ),
+                io.Combo.Input(
+                    "sticks",
+                    options=list(conditions.STICKS),
+                    default="standard",
+                    tooltip="standard: as the ControlNets for SD1.5 were trained. by size: thicker "
+                    "in large pictures, for the SDXL models of xinsir.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("pose", tooltip="Skeletons on black; black where nobody is."),
+                annotator_output(),
+                KeypointsType.Output(
+                    "keypoints",
+                    tooltip="The points of every picture in pixels, for nodes of other packs too.",
+                ),
+                io.String.Output(
+                    "json", tooltip="The same as text: change it and give it to OpenPose Draw."
+                ),
+            ],
+            aliases=("pose", "skeleton", "body pose", "hand pose", "keypoints"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        body: bool,
+        hands: bool,
+        sticks: str,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        tools = conditions.pose(size, download, body, hands, sticks)
+        poses = tools.poses(image.movedim(-1, 1))
+        keypoints = to_json(poses)
+        return io.NodeOutput(
+            to_image(tools.draw(poses)), tools.annotator, keypoints, as_text(keypoints)
+        )
+
+
+class Depth(io.ComfyNode):
+    """CNPP_Depth."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Depth",
+            "Depth (MiDaS)",
+            GROUP,
+            "How near everything is, near is white: the depth that the ControlNets for SD1.5 and "
+            "ControlNet++ were trained with. Weights: dpt_hybrid-midas-501f0c75.pt (MIT).",
+            [image_input(), resolution_input(), download_input(), *target_inputs()],
+            [
+                io.Image.Output(
+                    "depth", tooltip="Near is white; every picture uses the whole range."
+                ),
+                annotator_output(),
+            ],
+            aliases=("midas", "dpt hybrid", "depth map", "depth preprocessor"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.depth(size, download), image)
+
+
+class Normal(io.ComfyNode):
+    """CNPP_Normal."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Normal",
+            "Normal",
+            GROUP,
+            "Which way every surface faces, as colours, from the depth of a picture or from any "
+            "depth map. Weights: dpt_hybrid-midas-501f0c75.pt (MIT), none for a depth map.",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "source",
+                    options=list(conditions.NORMAL_SOURCES),
+                    default="picture",
+                    tooltip="What the image is. depth map: near is white, from any depth node; "
+                    "no weights are needed then.",
+                ),
+                io.Float.Input(
+                    "background",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Everything farther than this (0 = farthest, 1 = nearest) counts as "
+                    "background and faces the camera.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=conditions.DEPTH_MAP_STRENGTH,
+                    min=1.0,
+                    max=10000.0,
+                    step=10.0,
+                    tooltip="depth map only: how steep the slopes of the map are taken to be.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output(
+                    "normal", tooltip="Blue faces the camera, red to the left, green upwards."
+                ),
+                annotator_output(),
+            ],
+            aliases=("normal map", "midas normal", "bump map", "normal preprocessor"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        source: str,
+        background: float,
+        strength: float,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.normal(size, download, background, source, strength), image)
+
+
+NODES = [OpenPose, Depth, Normal]
