@@ -108,4 +108,4 @@ class _Residual(nn.Module):
 
 
 def _norm_relu(channels: int) -> list[nn.Module]:
-    return [nn.InstanceNorm2d(channels), nn.ReLU()]
+    return [nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]

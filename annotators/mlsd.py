@@ -68,8 +68,7 @@ class MLSD(LearnedAnnotator):
 
     def forward(self, image: Tensor) -> Tensor:
         check_image(image, self.title)
-        padded = pad_to_multiple(image, self.multiple)
-        on_line = self.maps(padded.to(self.dtype) * 255)[:, ON_LINE, None].float()
+        on_line = self.maps(self._padded(image * 255))[:, ON_LINE, None].float()
         soft = F.interpolate(on_line, scale_factor=2.0, mode="bilinear", align_corners=False)
         return soft.sigmoid()[..., : image.shape[-2], : image.shape[-1]]
 
@@ -100,8 +99,7 @@ class MLSD(LearnedAnnotator):
                 f"{self.title} got score {score:g} and distance {distance:g}; it needs a score in "
                 "0..1 and a distance of at least 0, usually 0.1 for both."
             )
-        padded = pad_to_multiple(to_8_bit(image).to(self.dtype), self.multiple)
-        return decode_lines(self.maps(padded), score, distance)
+        return decode_lines(self.maps(self._padded(to_8_bit(image))), score, distance)
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..255 with sides of multiples of 16 -> (B, 16, H / 2, W / 2)."""
@@ -112,6 +110,11 @@ class MLSD(LearnedAnnotator):
         x = self.block20(self.block19(c2, x))
         x = self.block22(self.block21(c1, x))
         return self.block23(x)
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        padded = pad_to_multiple(pixels.to(self.dtype), self.multiple)
+        # The order in memory of the reference here, a tenth faster with so few channels.
+        return padded.contiguous(memory_format=torch.channels_last)
 
 
 def decode_lines(maps: Tensor, score: float = 0.1, distance: float = 0.1) -> list[Tensor]:
@@ -147,7 +150,9 @@ class _Build:
         return nn.BatchNorm2d(channels, **self.where)
 
     def conv_norm_relu(self, channels: int, width: int, size: int, **how: Any) -> nn.Sequential:
-        return nn.Sequential(self.conv(channels, width, size, **how), self.norm(width), nn.ReLU())
+        return nn.Sequential(
+            self.conv(channels, width, size, **how), self.norm(width), nn.ReLU(inplace=True)
+        )
 
 
 class _Backbone(nn.Module):
@@ -181,7 +186,7 @@ class _ConvNormReLU6(nn.Sequential):
         conv = build.conv(
             channels, width, size, stride=stride, padding=padding, groups=groups, bias=False
         )
-        super().__init__(conv, build.norm(width), nn.ReLU6())
+        super().__init__(conv, build.norm(width), nn.ReLU6(inplace=True))
         self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
