@@ -71,6 +71,7 @@ class HintFit:
             aspect = (width / height) / (size[1] / size[0])
             left = round((width - width / aspect) / 2) if wider > 0 else 0
             top = round((height - height * aspect) / 2) if wider < 0 else 0
+            left, top = min(left, (width - 1) // 2), min(top, (height - 1) // 2)
             cut = hint[..., top : height - top, left : width - left]
             return _resize(cut, size, self.resampling)
         inner_h = size[0] if wider < 0 else max(1, round(height * size[1] / width))
