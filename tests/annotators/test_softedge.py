@@ -40,8 +40,17 @@ def noise(*shape: int) -> torch.Tensor:
 # The reference
 
 
-@pytest.mark.parametrize("size", [(512, 512), (448, 640)])
-def test_map_equals_the_reference_pixel_for_pixel(size):
+@pytest.mark.parametrize(
+    ("size", "full_width"),
+    [
+        ((512, 512), True),
+        ((448, 640), False),
+        pytest.param((448, 640), True, marks=pytest.mark.slow),
+    ],
+)
+def test_map_equals_the_reference_pixel_for_pixel(monkeypatch, size, full_width):
+    if not full_width:
+        monkeypatch.setattr(softedge, "STAGES", THIN)
     network, picture = random_hed(), photo(*size)
     detector = aux("hed").HEDdetector(reference_hed(network))
     expected = detector(picture, min(size), min(size), output_type="np")[..., 0]
