@@ -11,7 +11,10 @@ from .annotate_inputs import (
     KeypointsType,
     annotator_output,
     as_text,
+    download_input,
+    image_input,
     output,
+    resolution_input,
     target_inputs,
     to_image,
 )
@@ -177,4 +180,50 @@ class OpenPoseDraw(io.ComfyNode):
         return io.NodeOutput(to_image(drawn), written, as_text(written))
 
 
-NODES = [Canny, *annotate_lines.NODES, *annotate_scene.NODES, OpenPoseDraw]
+class Annotate(io.ComfyNode):
+    """CNPP_Annotate."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Annotate",
+            "Annotate (any)",
+            GROUP,
+            "Any condition from one node, each with the settings that its ControlNets were "
+            "trained with. Weights and licences are those of the node for that condition; pose is "
+            "for NON-COMMERCIAL use only.",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "condition",
+                    options=list(conditions.BY_CONDITION),
+                    default="canny",
+                    tooltip="What to find: canny (as ControlNet++ has it), softedge (HED), "
+                    "lineart (fine), mlsd, scribble (HED), pose (body), depth, normal, seg.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("condition_image", tooltip="The control image, one per picture."),
+                annotator_output(),
+            ],
+            aliases=("preprocessor", "aio preprocessor", "control image", "hint"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        condition: str,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.BY_CONDITION[condition](size, download), image)
+
+
+NODES = [Canny, *annotate_lines.NODES, *annotate_scene.NODES, OpenPoseDraw, Annotate]

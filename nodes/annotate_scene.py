@@ -189,4 +189,56 @@ class Normal(io.ComfyNode):
         return output(conditions.normal(size, download, background, source, strength), image)
 
 
-NODES = [OpenPose, Depth, Normal]
+class SegmentationADE20K(io.ComfyNode):
+    """CNPP_Segmentation."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Segmentation",
+            "Segmentation (ADE20K)",
+            GROUP,
+            "What every pixel shows, in the colours that segmentation ControlNets read: 150 "
+            "classes such as wall, sky, tree, person. Weights: oneformer_ade20k_swin_tiny (MIT).",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "model_name",
+                    options=conditions.segmenters(),
+                    default=conditions.segmenters()[0],
+                    tooltip="OneFormer, or any OneFormer or UperNet for ADE20K in a folder of "
+                    "models/annotators (transformers format).",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+            ],
+            [
+                io.Image.Output("colours", tooltip="One colour for each class, one picture each."),
+                annotator_output(),
+                io.Mask.Output(
+                    "classes",
+                    tooltip="The class of every pixel as (number + 1) / 255: 1/255 wall, 2/255 "
+                    "building ... Two classes share a colour, so only this says which it is.",
+                ),
+            ],
+            aliases=("semantic segmentation", "oneformer", "upernet", "ofade20k", "seg"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        model_name: str,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+    ) -> io.NodeOutput:
+        size = Size(resolution, target_width, target_height)
+        tools = conditions.segmentation(size, download, model_name)
+        colours, classes = tools.colours_and_classes(image.movedim(-1, 1))
+        return io.NodeOutput(to_image(colours), tools.annotator, classes)
+
+
+NODES = [OpenPose, Depth, Normal, SegmentationADE20K]

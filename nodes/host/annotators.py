@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ from .folders import download_folder, search_folders
 log = logging.getLogger(__name__)
 
 LONG_BATCH = 16  # pictures in one forward: between two of them a run can show progress and stop
-# What the networks here hold at once: about four maps of 64 channels at the picture's size.
-VALUES_PER_PIXEL = 4 * 64
+# What a network holds at once, at most: some maps of 64 channels, or 150 classes three times.
+VALUES_PER_PIXEL = 512
 
-_patchers: dict[str, ModelPatcher] = {}  # by weight file
+_patchers: dict[str, ModelPatcher] = {}  # by key of WEIGHTS, or by folder
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,42 @@ def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -
 
     Raises MissingWeights, which says how to get the file, unless `download` fetches it.
     """
-    if key not in _patchers:
+
+    def read(dtype: torch.dtype, device: torch.device) -> nn.Module:
+        path = find_weights(key, download)
+        module = kind(operations=ops.disable_weight_init, dtype=dtype, device=device)
+        weights.load(module, key, path)
+        return module
+
+    return once(key, read)
+
+
+def once(name: str, read: Callable[[torch.dtype, torch.device], nn.Module]) -> ModelPatcher:
+    """The model that `read` gave for this name when it was first asked for."""
+    if name not in _patchers:
+        load_device = model_management.get_torch_device()
+        offload_device = model_management.unet_offload_device()
+        half = load_device.type != "cpu" and model_management.should_use_fp16(load_device)
         # Weights that are made in inference mode could never let a gradient through.
         with torch.inference_mode(False), torch.no_grad():
-            _patchers[key] = _read(kind, key, download)
-    return _patchers[key]
+            module = read(torch.float16 if half else torch.float32, offload_device)
+        for part in module.modules():  # a forward on a CPU takes seconds: it can stop in its midst
+            part.register_forward_pre_hook(_stop_if_interrupted)
+        module.eval().requires_grad_(False)
+        _patchers[name] = ModelPatcher(
+            module, load_device=load_device, offload_device=offload_device
+        )
+    return _patchers[name]
+
+
+def find_weights(key: str, download: bool) -> Path:
+    """Where the file or folder is, after a download if need be and if wanted."""
+    try:
+        return weights.find(key, search_folders())
+    except weights.MissingWeights:
+        if not download:
+            raise
+        return weights.download(key, download_folder(), _show_progress())
 
 
 def allow_gradients(module: nn.Module) -> None:
@@ -177,28 +209,6 @@ def allow_gradients(module: nn.Module) -> None:
         for name, value in part.named_buffers(recurse=False):
             if value.is_inference():
                 setattr(part, name, value.clone())
-
-
-def _read(kind: Callable[..., nn.Module], key: str, download: bool) -> ModelPatcher:
-    try:
-        path = weights.find(key, search_folders())
-    except weights.MissingWeights:
-        if not download:
-            raise
-        path = weights.download(key, download_folder(), _show_progress())
-    load_device = model_management.get_torch_device()
-    offload_device = model_management.unet_offload_device()
-    half = load_device.type != "cpu" and model_management.should_use_fp16(load_device)
-    module = kind(
-        operations=ops.disable_weight_init,
-        dtype=torch.float16 if half else torch.float32,
-        device=offload_device,
-    )
-    weights.load(module, key, path)
-    for part in module.modules():  # a forward on a CPU takes seconds: stop in the midst of it too
-        part.register_forward_pre_hook(_stop_if_interrupted)
-    module.eval().requires_grad_(False)
-    return ModelPatcher(module, load_device=load_device, offload_device=offload_device)
 
 
 def _stop_if_interrupted(_module: nn.Module, _inputs: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...annotators.annotator import LearnedAnnotator
@@ -22,8 +23,11 @@ from ...annotators.normal import (
 )
 from ...annotators.openpose import OpenPoseBody, OpenPoseHand, Pose, draw_poses
 from ...annotators.scribble import scribble_drawing, scribble_hed, scribble_xdog
+from ...annotators.segmentation import Segmentation
 from ...annotators.softedge import HED
-from .annotators import NodeAnnotator, Size, model
+from ...annotators.weights import WEIGHTS
+from .annotators import NodeAnnotator, Size, find_weights, model, once
+from .folders import transformers_folders
 
 CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both definitions of canny
 CANNY_MODES = ("ControlNet++", "cv2")
@@ -31,6 +35,7 @@ LINE_STYLES = {"fine": "lineart", "coarse": "lineart_coarse"}  # to the weights
 SCRIBBLE_METHODS = ("HED", "XDoG", "drawing")
 NORMAL_SOURCES = ("picture", "depth map")
 DEPTH_MAP_STRENGTH = 500.0  # what brings depth in 0..1 to about MiDaS's slopes
+SEGMENTER = "oneformer_ade20k"  # of WEIGHTS
 STICKS = {"standard": False, "by size": True}  # to `scale_sticks`
 
 
@@ -123,6 +128,65 @@ def normal(
         return normals(image.mean(1, keepdim=True), background, strength) * 0.5 + 0.5
 
     return NodeAnnotator("normal", from_depth, soft_from_depth, size=size)
+
+
+def segmenters() -> list[str]:
+    """Names of the models to choose from: the one that can be downloaded, then those found."""
+    default = WEIGHTS[SEGMENTER].name
+    found = {folder.name for folder in transformers_folders()}
+    return [default, *sorted(found - {default})]
+
+
+class SegmentationTools(NamedTuple):
+    """An annotator, and the step that gives its colours and its classes."""
+
+    annotator: NodeAnnotator
+    segment: Callable[[Tensor], Tensor]
+
+    def colours_and_classes(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) to colours (B, 3, H', W') and to (class + 1) / 255 as (B, H', W')."""
+        both = torch.cat(self.annotator.run(self.segment, image))
+        return both[:, :3], both[:, 3]
+
+
+def segmentation(size: Size, download: bool, name: str = "") -> SegmentationTools:
+    """Classes of ADE20K, by a model of `segmenters`; the first of them by default."""
+    default = WEIGHTS[SEGMENTER].name
+
+    def read(dtype: torch.dtype, device: torch.device) -> Segmentation:
+        if name in ("", default):
+            folder = find_weights(SEGMENTER, download)
+        else:
+            folder = next((f for f in transformers_folders() if f.name == name), None)
+            if folder is None:
+                raise ValueError(
+                    f"The folder {name!r} is not in models/annotators. Choose another model, or "
+                    "refresh the list with the key R."
+                )
+        return Segmentation.from_folder(folder, dtype=dtype).to(device)
+
+    patcher = once(name or default, read)
+
+    def segment(image: Tensor) -> Tensor:
+        found = patcher.model.segment(image)
+        return torch.cat([found.colours, (found.classes[:, None] + 1).to(image.dtype) / 255], 1)
+
+    annotator = NodeAnnotator("seg", patcher.model.annotate, patcher.model, (patcher,), size)
+    return SegmentationTools(annotator, segment)
+
+
+# Name of a condition -> its annotator with default settings, from the size and the switch.
+BY_CONDITION: Mapping[str, Callable[[Size, bool], NodeAnnotator]] = {
+    "canny": lambda size, _download: canny(size),
+    "softedge": soft_edge,
+    "lineart": line_art,
+    "mlsd": mlsd,
+    "scribble": scribble,
+    "pose": lambda size, download: pose(size, download).annotator,
+    "depth": depth,
+    "normal": normal,
+    "seg": lambda size, download: segmentation(size, download).annotator,
+}
 
 
 def _of_network(

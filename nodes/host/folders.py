@@ -23,6 +23,12 @@ def download_folder() -> Path:
     return Path(folder_paths.models_dir) / FOLDER
 
 
+def transformers_folders() -> list[Path]:
+    """Folders in there that hold a model in transformers' format."""
+    own = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
+    return sorted(file.parent for path in own for file in path.glob("*/config.json"))
+
+
 def search_folders() -> list[Path]:
     """Where to look for weights, in order: our own folders, then those of others that exist."""
     own = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]

@@ -392,6 +392,111 @@ def test_openpose_with_nobody_in_the_picture_is_black(host, models, weight_files
     assert keypoints[0]["canvas_height"] == 40
 
 
+@pytest.fixture(scope="module")
+def upernet(host, tmp_path_factory) -> Path:
+    """A folder with a tiny random UperNet for ADE20K, in transformers' format."""
+    import transformers
+
+    labels = dict(enumerate(host.pack("annotators.ade20k").CLASSES))
+    config = transformers.UperNetConfig(
+        backbone_config=transformers.ConvNextConfig(
+            hidden_sizes=[8, 8, 16, 16],
+            depths=[1, 1, 1, 1],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        hidden_size=16,
+        use_auxiliary_head=False,
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+    )
+    torch.manual_seed(0)
+    model = transformers.UperNetForSemanticSegmentation(config).eval()
+    torch.nn.init.normal_(model.decode_head.classifier.weight)  # else one class wins everywhere
+    folder = tmp_path_factory.mktemp("models") / "tiny_upernet"
+    model.save_pretrained(folder)
+    return folder
+
+
+def segment(host, image, **options):
+    options = {"model_name": "tiny_upernet", "resolution": 0} | options
+    return host.call("CNPP_Segmentation", image=image, **options)
+
+
+def test_segmentation_gives_classes_beside_colours(host, models, upernet):
+    shutil.copytree(upernet, models / "tiny_upernet")
+    inputs = host.registry["CNPP_Segmentation"].define_schema().inputs
+    (choice,) = (given for given in inputs if given.id == "model_name")
+    assert choice.options == ["oneformer_ade20k_swin_tiny", "tiny_upernet"]
+    colours, annotator, classes = segment(host, picture(batch=2, height=50, width=70))
+    assert colours.shape == (2, 50, 70, 3)
+    rows = (classes * 255).round().long()
+    torch.testing.assert_close(rows / 255, classes, rtol=0, atol=1e-6)
+    assert len(rows.unique()) > 3
+    assert rows.min() >= 1
+    assert rows.max() <= 150
+    to_colours = host.pack("annotators.ade20k").to_colours
+    torch.testing.assert_close(to_colours(rows - 1).movedim(1, -1), colours)
+    assert annotator.condition == "seg"
+
+
+def test_a_second_segmentation_does_not_touch_the_disk(host, models, upernet):
+    folder = shutil.copytree(upernet, models / "tiny_upernet")
+    first, _, _ = segment(host, picture(height=32, width=32))
+    shutil.rmtree(folder)
+    again, _, _ = segment(host, picture(height=32, width=32))
+    assert torch.equal(first, again)
+
+
+def test_a_segmentation_model_that_is_gone_is_named(host, models):
+    with pytest.raises(ValueError, match="'tiny_upernet' is not in models/annotators"):
+        segment(host, picture(height=32, width=32))
+
+
+# Condition -> node and options that have to give the same as Annotate (any).
+SAME = {
+    "canny": ("CNPP_Canny", {"mode": "ControlNet++", "low": 100, "high": 200}),
+    "softedge": ("CNPP_SoftEdge", {"safe": False}),
+    "lineart": ("CNPP_LineArt", {"style": "fine"}),
+    "mlsd": ("CNPP_MLSD", {"score": 0.1, "distance": 0.1}),
+    "scribble": ("CNPP_Scribble", {"method": "HED", "threshold": 32}),
+    "pose": ("CNPP_OpenPose", {"body": True, "hands": False, "sticks": "standard"}),
+    "depth": ("CNPP_Depth", {}),
+    "normal": ("CNPP_Normal", {"source": "picture", "background": 0.4, "strength": 1.0}),
+    "seg": ("CNPP_Segmentation", {"model_name": "oneformer_ade20k_swin_tiny"}),
+}
+
+
+@pytest.mark.parametrize("condition", SAME)
+def test_annotate_any_gives_what_the_node_of_the_condition_gives(
+    host, models, weight_files, upernet, condition
+):
+    for file in weight_files.values():
+        (models / file.name).symlink_to(file)
+    named = host.pack("annotators.weights").WEIGHTS["oneformer_ade20k"]
+    folder = shutil.copytree(upernet, models / named.name)
+    for file in named.files:  # those that this stand-in for OneFormer lacks
+        (folder / file.name).touch()
+    (folder / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+    image = picture(height=40, width=56)
+    found, annotator = host.call("CNPP_Annotate", image=image, condition=condition, resolution=32)
+    node, options = SAME[condition]
+    expected, *_ = host.call(node, image=image, resolution=32, **options)
+    assert torch.equal(found, expected)
+    assert annotator.condition == condition
+    assert condition.upper() in host.pack("cnpp_core.condition").Condition.__members__
+
+
+def test_annotate_any_knows_every_condition(host):
+    known = host.pack("cnpp_core.condition").Condition.__members__
+    assert {name.lower() for name in known} == set(SAME)
+    (choice,) = (
+        given
+        for given in host.registry["CNPP_Annotate"].define_schema().inputs
+        if given.id == "condition"
+    )
+    assert list(choice.options) == list(SAME)
+
+
 # Node, its own options, the weights that it needs.
 LEARNED = [
     ("CNPP_SoftEdge", {"safe": False}, "hed"),

@@ -82,6 +82,8 @@ PINNED = {
         ["image", "source", "background", "strength", *ANNOTATE],
         ["IMAGE", "ANNOTATOR"],
     ),
+    "CNPP_Segmentation": (["image", "model_name", *ANNOTATE], ["IMAGE", "ANNOTATOR", "MASK"]),
+    "CNPP_Annotate": (["image", "condition", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
     "CNPP_OpenPoseDraw": (
         ["json", "body", "hands", "face", "sticks", "width", "height", "keypoints"],
         ["IMAGE", "POSE_KEYPOINT", "STRING"],
