@@ -96,7 +96,7 @@ class Condition(Enum):
         False,
         "MSE",
         "normal_midas",
-        "control_v11p_sd15_normalbae",
+        "control_sd15_normal",
         None,
     )
     SEG = ConditionKind(
