@@ -60,16 +60,18 @@ def normals(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0
         raise ValueError(f"background is {background:g}; it needs a depth from 0 (none) to 1.")
     slope = _sobel(depth) * strength
     slope = torch.where(stretch(depth.detach()) < background, 0.0, slope)
-    vectors = torch.cat([slope, torch.full_like(depth, Z)], dim=1)
-    return vectors / vectors.square().sum(1, keepdim=True).sqrt()
+    x, y = slope.split(1, dim=1)
+    z = torch.full_like(depth, Z)
+    # Added up one by one: a sum over channels may take them in another order than the reference.
+    return torch.cat([x, y, z], dim=1) / (x.square() + y.square() + z.square()).sqrt()
 
 
 def _sobel(depth: Tensor) -> Tensor:
     """(B, 1, H, W) -> (B, 2, H, W): along x and y, 3 x 3, mirrored without the border pixel."""
     padded = F.pad(depth, (1, 1, 1, 1), "reflect")
-    # Written out, because a convolution may add in another order than OpenCV.
+    # Written out in OpenCV's order, rows before columns: a convolution rounds otherwise.
     across = padded[..., 2:] - padded[..., :-2]
-    down = padded[..., 2:, :] - padded[..., :-2, :]
-    x = across[..., 1:-1, :] * 2 + (across[..., :-2, :] + across[..., 2:, :])
-    y = down[..., 1:-1] * 2 + (down[..., :-2] + down[..., 2:])
+    smooth = (padded[..., :-2] + padded[..., 2:]) + padded[..., 1:-1] * 2
+    x = (across[..., :-2, :] + across[..., 2:, :]) + across[..., 1:-1, :] * 2
+    y = smooth[..., 2:, :] - smooth[..., :-2, :]
     return torch.cat([x, y], dim=1)
