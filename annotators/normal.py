@@ -63,7 +63,12 @@ def normals(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0
     x, y = slope.split(1, dim=1)
     z = torch.full_like(depth, Z)
     # Added up one by one: a sum over channels may take them in another order than the reference.
-    return torch.cat([x, y, z], dim=1) / (x.square() + y.square() + z.square()).sqrt()
+    return torch.cat([x, y, z], dim=1) / _square_root(x.square() + y.square() + z.square())
+
+
+def _square_root(x: Tensor) -> Tensor:
+    """Rounded correctly, which PyTorch's own in single precision on a CPU is not."""
+    return x.double().sqrt().to(x.dtype) if x.device.type == "cpu" else x.sqrt()
 
 
 def _sobel(depth: Tensor) -> Tensor:
