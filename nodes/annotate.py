@@ -143,9 +143,9 @@ class OpenPoseDraw(io.ComfyNode):
             [
                 io.Image.Output("pose", tooltip="Skeletons on black, one picture per frame."),
                 KeypointsType.Output(
-                    "keypoints", tooltip="The same keypoints in pixels and with all their lists."
+                    "pose_keypoints", tooltip="The same in pixels and with all their lists."
                 ),
-                io.String.Output("json", tooltip="The same as text, for a file or another run."),
+                io.String.Output("pose_json", tooltip="The same as text, for a file or another run."),
             ],
             aliases=("draw pose", "render pose", "pose editor", "keypoints to image"),
         )
