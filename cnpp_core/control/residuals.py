@@ -72,9 +72,7 @@ class ControlResiduals:
 
     @staticmethod
     def joined(parts: Sequence[ControlResiduals]) -> ControlResiduals:
-        """Chunks of rows behind one another. Parts mute a block together, or zeros stand in."""
-        if len(parts) == 1:
-            return parts[0]
+        """Chunks of rows behind one another, copied; zeros where only one part mutes a block."""
         return ControlResiduals(
             [_cat(blocks) for blocks in zip(*(part.blocks for part in parts), strict=True)]
         )

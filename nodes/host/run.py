@@ -130,8 +130,7 @@ class Run:
             else:
                 part = found[chunk].residuals  # type: ignore[union-attr]
             parts.append(part)
-        if fresh is not None and len(stale) == len(call.chunks):
-            return fresh
+        # A copy: what is handed out may be written to by others, what is kept must not change.
         return ControlResiduals.joined(parts)
 
     def _inputs(self, call: Call) -> Tensor:

@@ -1,4 +1,4 @@
-"""Control shaped by time, row and place, against the residuals of the host's own control, edited."""
+"""Control shaped by time, row and place, against the host's own residuals edited by hand."""
 
 from __future__ import annotations
 

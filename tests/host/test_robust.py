@@ -1,0 +1,261 @@
+"""What goes wrong in one run never shows in the next, and nothing is shared that should not be."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from harness import TINY, apply, edited, picture, prompt
+
+CLOSE = 5e-4
+
+
+def shaped(host, control, every=2):
+    """A control with everything switched on that keeps something between two steps."""
+    (control,) = host.call(
+        "CNPP_ControlSpeed",
+        control_net=control, reuse_every=every, fresh_steps=1, max_drift=0.0,
+        lazy=True, overlap=False, channels_last=False, compile=False,
+    )  # fmt: skip
+    mask = torch.ones(1, 64, 64)
+    mask[:, :20] = 0.0
+    (control,) = host.call(
+        "CNPP_BlockMasks",
+        control_net=control, mask=mask, blocks="detail", block=0, invert=False, feather=4.0,
+    )  # fmt: skip
+    (control,) = host.call(
+        "CNPP_HintFit",
+        control_net=control, fit="pad", resampling="smooth", follow_area=True,
+    )  # fmt: skip
+    return control
+
+
+def failing(error, at):
+    """A hook that raises when a module runs for the `at`-th time."""
+    runs = []
+
+    def hook(*_):
+        runs.append(1)
+        if len(runs) == at:
+            raise error
+
+    return hook
+
+
+@pytest.mark.parametrize("kind", ["interrupt", "error", "memory"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_run_that_breaks_off_leaves_the_next_one_as_if_it_had_not_been(host, kind, at):
+    from comfy import model_management
+
+    errors = {
+        "interrupt": model_management.InterruptProcessingException(),
+        "error": RuntimeError("somewhere inside"),
+        "memory": torch.OutOfMemoryError("CUDA out of memory"),
+    }
+    ours, _ = host.pair(TINY)
+    conditioning = apply(host, shaped(host, ours))
+    model = host.model(TINY)
+    fresh = host.sample(model, *conditioning, steps=6)
+    handle = ours.control_model.middle_block.register_forward_hook(failing(errors[kind], at))
+    try:
+        with pytest.raises(type(errors[kind])):
+            host.sample(model, *conditioning, steps=6, latent=torch.zeros(2, 4, 24, 8), seed=99)
+    finally:
+        handle.remove()
+    assert torch.equal(host.sample(model, *conditioning, steps=6), fresh)
+
+
+def test_two_queued_runs_give_the_same(host):
+    ours, _ = host.pair(TINY)
+    conditioning = apply(host, shaped(host, ours, every=3))
+    first = host.sample(host.model(TINY), *conditioning, steps=7)
+    host.sample(host.model(TINY), *conditioning, steps=4, seed=3, latent=torch.zeros(3, 4, 8, 24))
+    assert torch.equal(host.sample(host.model(TINY), *conditioning, steps=7), first)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_residual_that_is_no_number_is_reported_with_its_block(host, value):
+    ours, _ = host.pair(TINY)
+
+    def spoil(_module, _inputs, output):
+        output[0, 0, 0, 0] = value
+
+    handle = ours.control_model.zero_convs[2].register_forward_hook(spoil)
+    try:
+        with pytest.raises(ValueError, match="NaN or infinite residuals at input block 2"):
+            host.sample(host.model(TINY), *apply(host, ours))
+    finally:
+        handle.remove()
+
+
+def test_a_hint_that_is_no_number_is_reported_by_every_apply_node(host):
+    ours, _ = host.pair(TINY)
+    image = picture()
+    image[0, 5, 5, 1] = float("nan")
+    for node in ("CNPP_Apply", "ControlNetApplyAdvanced"):
+        with pytest.raises(ValueError, match="image contains NaN"):
+            apply(host, ours, image=image, node=node)
+
+
+def test_nothing_is_written_into_what_the_graph_holds(host):
+    ours, _ = host.pair(TINY)
+    image, mask = picture(), torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
+    (control,) = host.call(
+        "CNPP_BlockMasks",
+        control_net=ours, mask=mask, blocks="all blocks", block=0, invert=True, feather=2.0,
+    )  # fmt: skip
+    positive = prompt(TINY, 1)
+    held = [image, mask, positive[0][0], *ours.control_model.parameters()]
+    before = [tensor.clone() for tensor in held]
+    options = dict(positive[0][1])
+    host.sample(
+        host.model(TINY), *apply(host, shaped(host, control), image=image, positive=positive)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
+    assert positive[0][1] == options
+
+
+def test_residuals_are_not_those_that_another_pack_multiplies_in_place(host):
+    """Reuse must survive somebody who writes into the lists that the UNet gets."""
+    ours, _ = host.pair(TINY)
+    (control,) = host.call(
+        "CNPP_ControlSpeed",
+        control_net=ours, reuse_every=3, fresh_steps=1, max_drift=0.0,
+        lazy=False, overlap=False, channels_last=False, compile=False,
+    )  # fmt: skip
+
+    def doubled(apply_model, given):
+        control = given["c"]["control"]
+        for key in ("output", "middle"):
+            for block in control[key]:
+                block *= 2.0
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    model = host.model(TINY).clone()
+    model.set_model_unet_function_wrapper(doubled)
+    got = host.sample(model, *apply(host, control, strength=0.4), steps=6)
+    wanted = host.sample(host.model(TINY), *apply(host, control, strength=0.8), steps=6)
+    assert (got - wanted).abs().max() < CLOSE * wanted.abs().max()
+
+
+def test_one_control_may_serve_two_samplings_of_other_shapes_by_turns(host):
+    ours, _ = host.pair(TINY)
+    a = apply(host, shaped(host, ours), image=picture(seed=1))
+    b = apply(host, shaped(host, ours), image=picture(seed=2))
+    model, wide = host.model(TINY), torch.zeros(1, 4, 8, 24)
+    first = host.sample(model, *a), host.sample(model, *b, latent=wide)
+    again = host.sample(model, *a), host.sample(model, *b, latent=wide)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+
+
+def test_windows_of_a_longer_batch_take_their_own_frames(host, monkeypatch):
+    """Context windows hand over slices of the batch; each frame keeps its own hint and mask."""
+    import types
+
+    ours, _ = host.pair(TINY)
+    frames, size = 4, 16
+    hints = picture(batch=frames)
+    masks = torch.rand(frames, 16, 16, generator=torch.Generator().manual_seed(1)).round()
+    (control,) = host.call(
+        "CNPP_BlockMasks",
+        control_net=ours, mask=masks, blocks="all blocks", block=0, invert=False, feather=0.0,
+    )  # fmt: skip
+    (conditioning, _) = apply(host, control, image=hints)
+    applied = conditioning[0][1]["control"]
+    model = host.model(TINY).model
+    x = torch.randn(frames, 4, size, size, generator=torch.Generator().manual_seed(2))
+    context = prompt(TINY, 1)[0][0]
+    sigma = model.model_sampling.percent_to_sigma(0.5)
+
+    def ask(rows, window):
+        options = {"cond_or_uncond": [0], "uuids": ["a"], "sample_sigmas": torch.tensor([sigma, 0])}
+        if window is not None:
+            options["context_window"] = types.SimpleNamespace(index_list=window)
+        with torch.inference_mode():
+            return applied.get_control(
+                x[rows],
+                torch.full((len(rows),), sigma),
+                {"c_crossattn": context.repeat(len(rows), 1, 1)},
+                1,
+                options,
+            )
+
+    applied.pre_run(model, model.model_sampling.percent_to_sigma)
+    whole = ask(list(range(frames)), None)
+    for window in ([0, 1], [2, 3], [1, 3], [3]):
+        part = ask(window, window)
+        for key in ("output", "middle"):
+            for got, all_frames in zip(part[key], whole[key], strict=True):
+                difference = (got - all_frames[window]).abs().max()
+                assert difference < CLOSE * all_frames.abs().max()
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_mixture_equals_the_host_edited_by_hand(host, monkeypatch, seed):
+    """Random size, batch, steps, sampler, window, splits, mode, schedule and chain."""
+    chance = random.Random(seed)
+    ours, theirs = host.pair(TINY)
+    height, width = chance.choice([8, 11, 16]), chance.choice([8, 13, 16])
+    sampling = {
+        "latent": torch.zeros(chance.choice([1, 2, 3]), 4, height, width),
+        "steps": chance.choice([2, 4, 5]),
+        "sampler": chance.choice(["euler", "heun", "dpm_2", "dpmpp_2m"]),
+        "cfg": chance.choice([1.0, 4.0]),
+        "seed": seed,
+    }
+    start, end = sorted(chance.choice([0.0, 0.2, 0.6, 1.0]) for _ in range(2))
+    changes = {
+        "image": picture(seed, chance.choice([1, 2]), 64, chance.choice([64, 90])),
+        "strength": chance.choice([0.5, 1.0, 1.3]),
+        "start_percent": start,
+        "end_percent": end,
+    }
+    low, block = chance.choice([0.0, 0.5]), chance.randrange(5)
+    cond, uncond = chance.choice([(1.0, 1.0), (1.0, 0.0), (0.5, 1.5), (0.0, 1.0)])
+    schedule_of = model_percent(host)
+
+    def edit(blocks, x, t, options):
+        fade = 1.0 + (low - 1.0) * schedule_of(t)
+        sides = options["cond_or_uncond"]
+        factors = torch.tensor([uncond if s else cond for s in sides])
+        rows = factors.repeat_interleave(x.shape[0] // len(sides)).view(-1, 1, 1, 1) * fade
+        return [b * rows * (2.0 if i == block else 1.0) for i, b in enumerate(blocks)]
+
+    values = [2.0 if i == block else 1.0 for i in range(5)]
+    listed = host.pack("cnpp_core.control.scales").BlockScales(tuple(values))
+    (scales,) = host.call(
+        "CNPP_ScaleSchedule",
+        schedule=f"0%: scales; 100%: scales * {low}", interpolation="linear", scales=listed,
+    )  # fmt: skip
+    (control,) = host.call(
+        "CNPP_ControlMode",
+        control_net=ours, mode="balanced", cond_strength=cond, uncond_strength=uncond,
+    )  # fmt: skip
+    if chance.random() < 0.5:
+        split = chance.choice([2, 3])
+        calls = []
+
+        def memory_required(shape, **_options):
+            calls.append(1)
+            return 1e20 if len(calls) % split == 0 and shape[0] > 1 else 0.0
+
+        monkeypatch.setattr(host.model(TINY).model, "memory_required", memory_required)
+
+    def chained(conditioning):
+        if seed % 3 == 0:
+            return conditioning
+        link = theirs if seed % 3 == 1 else ours
+        return apply(
+            host, link, positive=conditioning[0], negative=conditioning[1], image=picture(7)
+        )
+
+    model = host.model(TINY)
+    got = host.sample(model, *chained(apply(host, control, scales=scales, **changes)), **sampling)
+    wanted = host.sample(model, *chained(edited(host, edit, **changes)), **sampling)
+    assert (got - wanted).abs().max() < CLOSE * wanted.abs().max().clamp_min(1.0)
+
+
+def model_percent(host):
+    sampling = host.model(TINY).model.model_sampling
+    return lambda t: float(1 - sampling.timestep(t[:1])[0] / 999)
