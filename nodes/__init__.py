@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, consistency, control, control_shape, control_speed, load
+from . import annotate, consistency, control, control_shape, control_speed, energy, load
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -13,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *control_speed.NODES,
     *annotate.NODES,
     *consistency.NODES,
+    *energy.NODES,
 ]
 
 

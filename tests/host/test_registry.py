@@ -92,6 +92,8 @@ PINNED = {
         ["images", "condition", "kind", "tolerance", "mask"],
         ["FLOAT", "IMAGE", "IMAGE", "STRING"],
     ),
+    "CNPP_ResidualEnergy": (["model"], ["MODEL", "RESIDUAL_ENERGY"]),
+    "CNPP_ResidualEnergyPlot": (["energy", "latent", "limit"], ["IMAGE", "STRING"]),
 }
 
 

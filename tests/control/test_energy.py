@@ -1,0 +1,211 @@
+"""Residual energy: the numbers against plain arithmetic, the picture against its numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from controlnet_pp.cnpp_core.control.energy import (
+    CallEnergy,
+    EnergyTable,
+    Feature,
+    number,
+)
+from controlnet_pp.cnpp_core.control.energy_picture import (
+    COLOURS,
+    GROUND,
+    NOT_FINITE,
+    NOTHING,
+    colour,
+    heat_map,
+    layout_of,
+)
+
+
+def table(values, **sides):
+    names = tuple(f"in_{i}" for i in range(len(values) - 1))
+    steps = values.shape[1]
+    sigmas = tuple(float(steps - i) for i in range(steps))
+    return EnergyTable((*names, "middle"), {"cond": values, **sides}, sigmas)
+
+
+def call(sigma, rows, sides=("cond",)):
+    return CallEnergy(torch.tensor(rows), torch.tensor(sigma), sides)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_energy_is_the_norm_of_the_residual_over_that_of_the_feature(dtype):
+    h, r = torch.randn(3, 8, 5, 7).to(dtype), torch.randn(3, 8, 5, 7).to(dtype)
+    found = Feature.of(h).energy(r)
+    wanted = [float(r[i].double().norm() / h[i].double().norm()) for i in range(3)]
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_norms_beyond_half_precision_do_not_overflow():
+    h = torch.full((1, 320, 64, 64), 200.0, dtype=torch.float16)
+    assert float(Feature.of(h).energy(h * 2)) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_feature_that_is_changed_in_place_afterwards_is_remembered_as_it_was():
+    h = torch.ones(1, 2, 2, 2)
+    feature = Feature.of(h)
+    h += 9
+    assert float(feature.energy(torch.ones(1, 2, 2, 2))) == 1.0
+
+
+def test_no_residual_and_one_that_does_not_fit_add_nothing():
+    feature = Feature.of(torch.ones(2, 4, 3, 3))
+    for residual in (
+        None,
+        torch.ones(2, 4, 5, 5),
+        torch.ones(2, 8, 3, 3),
+        torch.ones(3, 2, 4, 3, 3),
+    ):
+        assert feature.energy(residual).tolist() == [0.0, 0.0]
+
+
+def test_a_residual_of_one_row_counts_for_every_row():
+    h = torch.tensor([1.0, 2.0])[:, None, None, None].expand(2, 4, 3, 3)
+    assert Feature.of(h).energy(torch.ones(1, 4, 3, 3)).tolist() == [1.0, 0.5]
+
+
+def test_what_is_not_finite_is_infinite_and_zero_over_zero_is_zero():
+    feature = Feature.of(torch.ones(1, 1, 2, 2))
+    assert feature.energy(torch.full((1, 1, 2, 2), math.nan)).tolist() == [math.inf]
+    assert feature.energy(torch.full((1, 1, 2, 2), math.inf)).tolist() == [math.inf]
+    nothing = Feature.of(torch.zeros(1, 1, 2, 2))
+    assert nothing.energy(torch.zeros(1, 1, 2, 2)).tolist() == [0.0]
+
+
+def test_a_table_averages_the_rows_and_calls_of_a_step_and_keeps_the_sides_apart():
+    both = ("cond", "cond", "uncond", "uncond")
+    calls = [
+        call(10.0, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], both),
+        call(5.0, [[0.5, 0.25]]),
+        call(4.0, [[1.5, 0.75]]),  # between two planned sigmas: the same step again
+        call(5.0, [[9.0, 7.0]], ("uncond",)),
+    ]
+    found = EnergyTable.gather(calls, {"in_0": 0, "middle": 1}, [10.0, 5.0, 0.0])
+    assert found.sides["cond"].tolist() == [[2.0, 1.0], [3.0, 0.5]]
+    assert found.sides["uncond"].tolist() == [[6.0, 9.0], [7.0, 7.0]]
+    assert found.sigmas == (10.0, 5.0)
+
+
+def test_only_the_named_columns_are_kept():
+    found = EnergyTable.gather([call(1.0, [[1.0, 2.0, 3.0]])], {"middle": 2, "in_1": 1}, [1.0, 0.0])
+    assert found.blocks == ("middle", "in_1")
+    assert found.sides["cond"].tolist() == [[3.0], [2.0]]
+
+
+def test_a_step_without_a_call_is_nan_and_not_part_of_the_mean():
+    calls = [call(3.0, [[1.0]]), call(1.0, [[2.0]])]
+    found = EnergyTable.gather(calls, {"middle": 0}, [3.0, 2.0, 1.0, 0.0])
+    assert found.sides["cond"].isnan().tolist() == [[False, True, False]]
+    assert found.means("cond").tolist() == [1.5]
+
+
+def test_without_a_plan_every_sigma_is_a_step():
+    calls = [call(3.0, [[1.0]]), call(2.0, [[2.0]]), call(3.0, [[3.0]])]
+    found = EnergyTable.gather(calls, {"middle": 0}, None)
+    assert found.sides["cond"].tolist() == [[2.0, 2.0]]
+
+
+def test_the_text_holds_every_number_under_its_block_and_step():
+    values = torch.tensor([[0.25, 0.5], [0.0, 4.0]])
+    text = table(values, uncond=values / 2).text()
+    summary, cond, uncond = text.split("\n\n")
+    assert summary.splitlines()[1].split() == ["in_0", "0.38", "0.19"]
+    assert summary.splitlines()[2].split() == ["middle", "2.00", "1.00"]
+    assert cond.splitlines()[1].split() == ["step", "sigma", "in_0", "middle"]
+    assert cond.splitlines()[2].split() == ["1", "2", "0.25", "0"]
+    assert cond.splitlines()[3].split() == ["2", "1", "0.50", "4.00"]
+    assert uncond.splitlines()[3].split() == ["2", "1", "0.25", "2.00"]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.0, "0"), (0.00012, "1e-4"), (0.0123, "0.012"), (0.314, "0.31"), (4.25, "4.25"),
+     (42.42, "42.4"), (130.4, "130"), (math.nan, "-"), (math.inf, "inf")],
+)  # fmt: skip
+def test_numbers_are_short(value, written):
+    assert number(value) == written
+
+
+def pixel(picture, box):
+    """The colour at a corner of a cell, where no words are; 8 bits."""
+    left, top, _, _ = box
+    return tuple((picture[0, :, top + 1, left + 1] * 255).round().int().tolist())
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20, 50, 300, 1000])
+def test_every_cell_has_the_colour_of_its_number(steps):
+    values = torch.rand(5, steps, generator=torch.Generator().manual_seed(1)) + 0.01
+    found = table(values)
+    picture, layout = heat_map(found), layout_of(found)
+    limit = float(values.max())
+    for block in range(5):
+        for step in {0, steps // 2, steps - 1}:
+            left, top, right, _ = layout.cell(block, step)
+            assert right > left
+            shown = tuple((picture[0, :, top + 1, left] * 255).round().int().tolist())
+            assert shown == colour(float(values[block, step]), limit)
+
+
+def test_the_hottest_cell_is_where_the_number_is_largest():
+    values = torch.rand(13, 20, generator=torch.Generator().manual_seed(2))
+    values[7, 11] = 1.5
+    found = table(values)
+    picture, layout = heat_map(found), layout_of(found)
+    assert found.hottest("cond") == (7, 11)
+    cells = [(block, step) for block in range(13) for step in range(20)]
+    light = {place: sum(pixel(picture, layout.cell(*place))) for place in cells}
+    assert max(light, key=light.__getitem__) == (7, 11)
+    assert pixel(picture, layout.cell(7, 11)) == COLOURS[-1]
+
+
+def test_colours_grow_lighter_with_the_number():
+    light = [
+        0.299 * r + 0.587 * g + 0.114 * b for r, g, b in (colour(i / 50, 1) for i in range(51))
+    ]
+    assert light == sorted(light)
+
+
+def test_silent_missing_and_broken_cells_look_different():
+    values = torch.tensor([[1.0, 0.0], [math.nan, math.inf], [1.0, 1.0]])
+    found = table(values)
+    picture, layout = heat_map(found), layout_of(found)
+    assert pixel(picture, layout.cell(0, 1)) == NOTHING
+    assert pixel(picture, layout.cell(1, 0)) == GROUND
+    assert pixel(picture, layout.cell(1, 1)) == NOT_FINITE
+
+
+def test_a_limit_makes_pictures_comparable():
+    weak, strong = torch.full((2, 2), 0.2), torch.full((2, 2), 0.4)
+    colours = []
+    for values in (weak, strong):
+        found = table(values)
+        colours.append(pixel(heat_map(found, 0.4), layout_of(found).cell(0, 0)))
+    assert colours == [colour(0.2, 0.4), COLOURS[-1]]
+
+
+def test_a_run_without_control_is_drawn_too():
+    found = table(torch.zeros(13, 4))
+    picture = heat_map(found)
+    assert picture.isfinite().all()
+    assert "No control reached the UNet" in found.text()
+
+
+def test_a_row_for_every_block_and_labels_beside_them():
+    found = table(torch.rand(13, 6) + 0.1)
+    picture, layout = heat_map(found), layout_of(found)
+    ground = torch.tensor(GROUND)[:, None, None] / 255
+    for block in range(13):
+        _, top, _, bottom = layout.cell(block, 0)
+        label = picture[0, :, top:bottom, : layout.left - 2]
+        assert ((label - ground).abs() > 0.3).sum() > 30
+    below = picture[0, :, layout.bottom + 4 : layout.bottom + 24]
+    for step in range(6):
+        left, _, right, _ = layout.cell(0, step)
+        assert ((below[..., left:right] - ground).abs() > 0.3).sum() > 10
