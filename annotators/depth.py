@@ -44,13 +44,12 @@ class DPTHybrid(LearnedAnnotator, DPT):
         return from_8_bit(pixels, like=image)
 
     def depth(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> inverse depth (B, 1, H, W), at least 0, larger where nearer."""
+        """(B, 3, H, W) in 0..1 -> inverse depth (B, 1, H, W), float32, larger where nearer."""
         check_image(image, self.title)
         height, width = image.shape[-2:]
         # In this order a pixel of an 8-bit picture gives the very number that the reference sees.
         x = (pad_to_multiple(image, self.multiple).float() * 255).div(127.5) - 1
-        depth = self.inverse_depth(x.to(self.dtype))[..., :height, :width]
-        return depth.float() if image.dtype != torch.float64 else depth.double()
+        return self.inverse_depth(x.to(self.dtype))[..., :height, :width].float()
 
 
 def stretch(depth: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from controlnet_pp.annotators.segmentation import TASK, Segmentation, task_token
 from torch import Tensor
 
 LABELS = dict(enumerate(CLASSES))
-ODD_SIZES = [(480, 641), (700, 333)]
 
 
 def noise(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -196,16 +195,22 @@ def test_oneformer_ranks_classes_as_transformers_own_post_processing(oneformer):
     assert same.float().mean() > 0.999  # ties are decided by the last bit
 
 
-@pytest.mark.parametrize("size", ODD_SIZES)
-def test_odd_sizes_keep_their_size_and_never_show_the_padding(network, size):
+@pytest.mark.parametrize("size", [(480, 641), (700, 333)])
+def test_odd_sizes_keep_their_size(upernet, size):
+    classes, colours = upernet.segment(noise(1, *size))
+    assert classes.shape == (1, *size)
+    assert colours.shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("size", [(97, 161), (31, 60)])
+def test_padding_repeats_the_border_and_never_shows(network, size):
     image = noise(1, *size)
+    down, right = (-side % 32 for side in size)
+    drawn = torch.nn.functional.pad(image, (0, right, 0, down), "replicate")
     with torch.no_grad():
         logits = network.logits(image)
-        assert logits.shape == (1, 150, *size)
-        # Padding repeats the border, so a picture that has it drawn in already gives the same.
-        down, right = (-side % 32 for side in size)
-        drawn = torch.nn.functional.pad(image, (0, right, 0, down), "replicate")
         expected = network.logits(drawn)[..., : size[0], : size[1]]
+    assert logits.shape == (1, 150, *size)
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
