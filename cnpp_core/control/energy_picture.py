@@ -177,7 +177,7 @@ def _draw_scale(
         y = layout.top + (height - 1) * (1 - i / ticks)
         more = "+" if exceeded and i == ticks else ""
         draw.line((layout.bar + BAR, y, layout.bar + BAR + 3, y), FAINT)
-        words = number(limit * i / ticks) + more
+        words = f"{limit * i / ticks:.3g}{more}"
         draw.text((layout.bar + BAR + 8, y), words, WORDS, _font(13), anchor="lm")
 
 

@@ -112,6 +112,20 @@ def test_without_a_plan_every_sigma_is_a_step():
     assert found.sides["cond"].tolist() == [[2.0, 2.0]]
 
 
+def test_a_whole_run_is_fetched_from_the_device_at_once(monkeypatch):
+    fetched = []
+    cpu = torch.Tensor.cpu
+
+    def counting(tensor):
+        fetched.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    calls = [call(float(50 - i), [[1.0, 2.0]] * 4, ("cond",) * 4) for i in range(50)]
+    EnergyTable.gather(calls, {"in_0": 0, "middle": 1}, [50.0 - i for i in range(51)])
+    assert fetched == [(200, 3)]
+
+
 def test_the_text_holds_every_number_under_its_block_and_step():
     values = torch.tensor([[0.25, 0.5], [0.0, 4.0]])
     text = table(values, uncond=values / 2).text()
