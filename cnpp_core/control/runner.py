@@ -1,93 +1,191 @@
-"""Evaluates a ControlNet no further than somebody asks for.
+"""Decides, call by call, what of a control has to be computed, and shapes what comes out.
 
-A *partial* network shares every weight with the one that it is made of. It leaves out the blocks
-below the deepest one whose residual is wanted, leaves out the zero convolutions of the others, and
-embeds each hint once. All that it asks for are the names of the original checkpoints
-(``input_blocks``, ``zero_convs``, ``middle_block``, ``middle_block_out``, ``input_hint_block``), so
-it serves the networks of other loaders as well as ours.
+Everything that is remembered between two steps lies in a `ControlRunner`. A new one serves every
+sampling, so nothing outlives an interrupt, an error or a full memory.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-PARTS = ("input_blocks", "zero_convs", "middle_block", "middle_block_out", "input_hint_block")
-
-
-def is_controlnet(network: Any) -> bool:
-    """True if partial networks can be made of this one."""
-    return isinstance(network, nn.Module) and all(hasattr(network, part) for part in PARTS)
-
-
-def count_blocks(network: nn.Module) -> int:
-    """How many residuals the network gives, the middle block's included."""
-    return len(network.zero_convs) + 1  # type: ignore[arg-type]
+from .masks import Area, resize_mask
+from .residuals import ControlResiduals
+from .reuse import ResidualStore
+from .scales import BlockScales
+from .shape import ControlShape
 
 
-class HintCache:
-    """The embeddings of the hints of one run. A hint must not be written to while it lives here."""
+@dataclass(frozen=True)
+class Chunk:
+    """The rows of one prompt in a batch: as many as there are images.
 
-    def __init__(self) -> None:
-        # The hint is kept beside its embedding, so that its address can't be given to another.
-        self._embedded: dict[Any, tuple[Tensor, Tensor]] = {}
-
-    def get(self, hint: Tensor, embed: Callable[[], Tensor]) -> Tensor:
-        """The embedding of this very tensor; ``embed`` computes it the first time."""
-        key = (hint.data_ptr(), hint.shape, hint.stride(), hint.dtype, hint.device)
-        if key not in self._embedded:
-            self._embedded[key] = (hint, embed())
-        return self._embedded[key][1]
-
-
-def partial_network(
-    network: nn.Module, asked: Collection[int] | None, hints: HintCache
-) -> nn.Module:
-    """A view of ``network`` that computes the residuals of the blocks ``asked`` (None: all).
-
-    Called like the network itself, it gives the same residuals, bit for bit, and None for every
-    block that was not asked for. At least one block must be asked for.
+    index: its place in the batch; side: COND or UNCOND; area: the part of the picture it is for,
+    None for all of it; key: names the prompt and the place, the same at every step.
     """
-    last = count_blocks(network) - 1
-    wanted = frozenset(range(last + 1) if asked is None else asked)
-    depth = last if last in wanted else max(wanted, default=-1) + 1
-    blocks: Any = network.input_blocks
-    zero_convs: Any = network.zero_convs
 
-    partial = copy.copy(network)
-    partial._modules = dict(network._modules)
-    partial.input_blocks = nn.ModuleList(blocks[i] if i < depth else Mute() for i in range(last))
-    partial.zero_convs = nn.ModuleList(
-        zero_convs[i] if i in wanted else Mute() for i in range(last)
+    index: int
+    side: str
+    key: Hashable = None
+    area: Area | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch of noisy latents x (chunks * images, C, H, W) that control is asked for.
+
+    full: latent size of the whole picture, where areas are in use; frames: which images of a longer
+    batch these are, if not all.
+    """
+
+    x: Tensor
+    chunks: tuple[Chunk, ...]
+    full: tuple[int, int] | None = None
+    frames: tuple[int, ...] | None = None
+
+    @property
+    def images(self) -> int:
+        """How many rows a chunk has."""
+        return self.x.shape[0] // len(self.chunks)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return self.x.shape[-2], self.x.shape[-1]
+
+    def rows(self, tensor: Tensor, chunk: Chunk) -> Tensor:
+        """The rows of a chunk, out of a tensor that holds those of every chunk."""
+        return tensor[chunk.index * self.images : (chunk.index + 1) * self.images]
+
+
+# Computes the residuals of some chunks, in their order; of the blocks asked for (None: all).
+Evaluate = Callable[[Sequence[Chunk], "frozenset[int] | None"], ControlResiduals]
+ChunkScales = Mapping[Chunk, BlockScales]
+
+
+class ControlRunner:
+    """One sampling of one control.
+
+    blocks: how many residuals there are; None if only the first answer can tell.
+    """
+
+    def __init__(self, shape: ControlShape, blocks: int | None) -> None:
+        self.shape = shape
+        self.blocks = blocks
+        self._store = ResidualStore(shape.speed.reuse)
+        self._masks: dict[Hashable, Tensor] = {}
+
+    def scales(self, chunks: Sequence[Chunk], percent: Callable[[], float]) -> ChunkScales | None:
+        """Scales of each chunk; None where residuals pass as they are, or nothing is known yet."""
+        if self.shape.is_neutral or self.blocks is None:
+            return None
+        now = percent()
+        return {chunk: self.shape.of_rows(chunk.side, self.blocks, now) for chunk in chunks}
+
+    def residuals(
+        self,
+        request: Request,
+        percent: Callable[[], float],
+        step: int | None,
+        evaluate: Evaluate,
+        drift_input: Tensor | None = None,
+    ) -> ControlResiduals:
+        """Shaped residuals for every row, zero for the rows that get no control.
+
+        step: for the reuse of residuals, None to compute at once. drift_input: what drift is
+        measured on, the latents as the network gets them (default: the latents).
+        """
+        scales = self.scales(request.chunks, percent)
+        active, asked = request.chunks, None
+        if scales is not None:
+            active = tuple(chunk for chunk in request.chunks if scales[chunk].asked)
+            asked = frozenset[int]().union(*(scales[chunk].asked for chunk in active))
+            if not active:
+                return ControlResiduals([None] * (self.blocks or 0))
+        inputs = request.x if drift_input is None else drift_input
+        residuals = self._latest(request, inputs, active, asked, step, evaluate)
+        if self.blocks is None:
+            self.blocks = len(residuals)  # the first answer tells, for the other calls as well
+            self.shape.require_blocks(self.blocks)
+            scales = self.scales(request.chunks, percent)
+        if scales is not None:
+            residuals = residuals.scaled_by_chunk([scales[chunk] for chunk in active])
+        if self.shape.masks.layers:
+            residuals = self._masked(residuals, request, active)
+        return residuals.spread([chunk.index for chunk in active], len(request.chunks))
+
+    def _latest(
+        self,
+        request: Request,
+        inputs: Tensor,
+        chunks: Sequence[Chunk],
+        asked: frozenset[int] | None,
+        step: int | None,
+        evaluate: Evaluate,
+    ) -> ControlResiduals:
+        """Residuals of these chunks, remembered ones where they are still good."""
+        if step is None or self.shape.speed.reuse.every == 1:
+            return evaluate(chunks, asked)
+        found = {
+            chunk: self._store.find(chunk.key, step, request.rows(inputs, chunk), asked)
+            for chunk in chunks
+        }
+        stale = [chunk for chunk in chunks if found[chunk] is None]
+        fresh = evaluate(stale, asked) if stale else ControlResiduals(())
+        parts = []
+        for chunk in chunks:
+            stored = found[chunk]
+            if stored is None:
+                part = fresh.chunk(stale.index(chunk), len(stale))
+                self._store.keep(chunk.key, step, request.rows(inputs, chunk), part, asked)
+                parts.append(part)
+            else:
+                parts.append(stored.residuals)
+        # A copy: what is handed out may be written to by others, what is kept must not change.
+        return ControlResiduals.joined(parts)
+
+    def _masked(
+        self, residuals: ControlResiduals, request: Request, chunks: Sequence[Chunk]
+    ) -> ControlResiduals:
+        blocks = []
+        for i, block in enumerate(residuals):
+            mask = self.shape.masks.of_block(i, len(residuals))
+            if block is None or mask is None:
+                blocks.append(block)
+            else:
+                blocks.append(block * self._mask(i, mask, block, request, chunks))
+        return ControlResiduals(blocks)
+
+    def _mask(
+        self, index: int, mask: Tensor, block: Tensor, request: Request, chunks: Sequence[Chunk]
+    ) -> Tensor:
+        """The mask of a block, shaped to be multiplied with its residual (rows, ...)."""
+        areas = tuple(chunk.area for chunk in chunks)
+        where = (str(block.device), request.latent_size, request.full, request.frames)
+        kind = (index, tuple(block.shape), block.dtype, areas, where)
+        if kind not in self._masks:
+            size = _grid(block, request.latent_size)
+            frames = request.frames or range(request.images)
+            images = [i % mask.shape[0] for i in frames]
+            parts = [resize_mask(mask, size, request.full, area)[images] for area in areas]
+            rows = torch.cat(parts)
+            shape = (rows.shape[0], 1, *size) if block.ndim == 4 else (rows.shape[0], -1, 1)
+            self._masks[kind] = rows.reshape(shape).to(block)
+        return self._masks[kind]
+
+
+def _grid(block: Tensor, latent_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a residual: a map, or tokens row by row (patches of 1 or 2 latents)."""
+    if block.ndim == 4:
+        return block.shape[-2], block.shape[-1]
+    height, width = latent_size
+    for patch in (2, 1):
+        grid = -(-height // patch), -(-width // patch)
+        if block.ndim == 3 and grid[0] * grid[1] == block.shape[1]:
+            return grid
+    raise ValueError(
+        f"Block Masks: this control answers in residuals of shape {tuple(block.shape)}, whose "
+        "place in the picture is not known, so a mask can't be applied. Disconnect Block Masks."
     )
-    if last not in wanted:
-        partial.middle_block, partial.middle_block_out = Mute(), Mute()
-    partial.input_hint_block = CachedHintBlock(network.input_hint_block, hints)
-    return partial
-
-
-class Mute(nn.Module):
-    """Stands where nothing is wanted."""
-
-    def forward(self, *_inputs: Any) -> None:
-        """Computes nothing."""
-
-
-class CachedHintBlock(nn.Module):
-    """A hint block that looks whether it has seen this hint."""
-
-    def __init__(self, block: Any, hints: HintCache) -> None:
-        super().__init__()
-        self.block = block
-        self.hints = hints
-
-    def forward(self, hint: Tensor, *inputs: Any) -> Tensor:
-        return self._look_up(hint, *inputs)
-
-    @torch.compiler.disable
-    def _look_up(self, hint: Tensor, *inputs: Any) -> Tensor:
-        return self.hints.get(hint, lambda: self.block(hint, *inputs))

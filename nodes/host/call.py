@@ -8,8 +8,8 @@ prompt, and a wrapper that writes down the areas of each step.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...cnpp_core.control.masks import Area
 from ...cnpp_core.control.rows import COND, UNCOND
+from ...cnpp_core.control.runner import Chunk, Request
 
 MARK = "cnpp_mark"  # key in a prompt's model_conds
 AREAS = "cnpp_areas"  # key in the transformer options: latent size and {prompt: area}
@@ -47,29 +48,12 @@ class PromptMark:
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """The rows of one prompt in a batch: as many as there are images.
+class Call(Request):
+    """What ``get_control`` was called with: t (chunks * images,), the conditioning, the options."""
 
-    key names the prompt and the place in the picture, the same at every step.
-    """
-
-    index: int
-    side: str
-    area: Area | None
-    key: Hashable
-
-
-@dataclass(frozen=True)
-class Call:
-    """What ``get_control`` was called with. x (chunks * images, C, H, W), t (chunks * images,)."""
-
-    x: Tensor
-    t: Tensor
-    cond: dict[str, Any]
-    options: dict[str, Any]
-    chunks: tuple[Chunk, ...]
-    full: tuple[int, int] | None  # latent size of the whole picture, where the areas are known
-    frames: tuple[int, ...] | None  # which images of the batch these rows are, if not all
+    t: Tensor = field(kw_only=True)
+    cond: dict[str, Any] = field(kw_only=True)
+    options: dict[str, Any] = field(kw_only=True)
 
     @classmethod
     def read(
@@ -84,7 +68,7 @@ class Call:
         uuids = options.get("uuids", [None] * count)
         place = (tuple(x.shape), str(x.device), frames)
         chunks = tuple(
-            Chunk(i, mark.side, areas.get(uuid), (uuid, index, areas.get(uuid), place))
+            Chunk(i, mark.side, (uuid, index, areas.get(uuid), place), areas.get(uuid))
             for i, (mark, uuid, index) in enumerate(zip(marks, uuids, indices, strict=True))
         )
         if full is None and any(mark.in_area for mark in marks):
@@ -94,21 +78,7 @@ class Call:
                 "front of Apply ControlNet++."
             )
         rest = {name: value for name, value in cond.items() if name != MARK}
-        return cls(x, t, rest, options, chunks, full, frames)
-
-    @property
-    def images(self) -> int:
-        """How many rows a chunk has."""
-        return self.x.shape[0] // len(self.chunks)
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        return self.x.shape[-2], self.x.shape[-1]
-
-    def rows(self, tensor: Tensor, chunk: Chunk) -> Tensor:
-        """The rows of a chunk, out of a tensor that holds those of the whole call."""
-        start = chunk.index * self.images
-        return tensor[start : start + self.images]
+        return cls(x, chunks, full, frames, t=t, cond=rest, options=options)
 
     def only(self, chunks: Sequence[Chunk]) -> Call:
         """The call as it would be for some of its chunks."""
@@ -128,7 +98,14 @@ class Call:
                 options[name] = [options[name][chunk.index] for chunk in chunks]
         cond = {name: select(value) for name, value in self.cond.items()}
         chosen = tuple(replace(chunk, index=i) for i, chunk in enumerate(chunks))
-        return Call(select(self.x), select(self.t), cond, options, chosen, self.full, self.frames)
+        return replace(
+            self,
+            x=select(self.x),
+            t=select(self.t),
+            cond=cond,
+            options=options,
+            chunks=chosen,
+        )
 
 
 def area_hooks() -> hooks.HookGroup:

@@ -16,7 +16,7 @@ from comfy import hooks
 from torch import Tensor
 
 from ...cnpp_core.checkpoint.shapes import read_config
-from ...cnpp_core.control.runner import count_blocks, is_controlnet
+from ...cnpp_core.control.partial import count_blocks, is_controlnet
 from ...cnpp_core.control.shape import ControlShape
 from ...cnpp_core.network.config import NetworkConfig
 from .call import MARK, Call, area_hooks

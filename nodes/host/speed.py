@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ...cnpp_core.control.runner import CachedHintBlock, HintCache, is_controlnet, partial_network
+from ...cnpp_core.control.partial import CachedHintBlock, HintCache, is_controlnet, partial_network
 from .lists import LazyLists, Lists
 
 logger = logging.getLogger(__name__)

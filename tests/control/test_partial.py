@@ -4,14 +4,14 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from controlnet_pp.cnpp_core.control.residuals import ControlResiduals
-from controlnet_pp.cnpp_core.control.reuse import ResidualStore, ReusePolicy, drift
-from controlnet_pp.cnpp_core.control.runner import (
+from controlnet_pp.cnpp_core.control.partial import (
     HintCache,
     count_blocks,
     is_controlnet,
     partial_network,
 )
+from controlnet_pp.cnpp_core.control.residuals import ControlResiduals
+from controlnet_pp.cnpp_core.control.reuse import ResidualStore, ReusePolicy, drift
 from controlnet_pp.cnpp_core.control.timing import Timing
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet

@@ -1,0 +1,95 @@
+"""Evaluates a ControlNet no further than somebody asks for.
+
+A *partial* network shares every weight with the one that it is made of. It leaves out the blocks
+below the deepest one whose residual is wanted, leaves out the zero convolutions of the others, and
+embeds each hint once. All that it asks for are the names of the original checkpoints
+(``input_blocks``, ``zero_convs``, ``middle_block``, ``middle_block_out``, ``input_hint_block``), so
+it serves the networks of other loaders as well as ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("input_blocks", "zero_convs", "middle_block", "middle_block_out", "input_hint_block")
+
+_outside_graphs: Any = torch.compiler.disable
+
+
+def is_controlnet(network: Any) -> bool:
+    """True if partial networks can be made of this one."""
+    return isinstance(network, nn.Module) and all(hasattr(network, part) for part in PARTS)
+
+
+def count_blocks(network: nn.Module) -> int:
+    """How many residuals the network gives, the middle block's included."""
+    return len(network.zero_convs) + 1  # type: ignore[arg-type]
+
+
+class HintCache:
+    """The embeddings of the hints of one run. A hint must not be written to while it lives here."""
+
+    def __init__(self) -> None:
+        # The hint is kept beside its embedding, so that its address can't be given to another.
+        self._embedded: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def get(self, hint: Tensor, embed: Callable[[], Tensor]) -> Tensor:
+        """The embedding of this very tensor; ``embed`` computes it the first time."""
+        key = (hint.data_ptr(), hint.shape, hint.stride(), hint.dtype, hint.device)
+        if key not in self._embedded:
+            self._embedded[key] = (hint, embed())
+        return self._embedded[key][1]
+
+
+def partial_network(
+    network: nn.Module, asked: Collection[int] | None, hints: HintCache
+) -> nn.Module:
+    """A view of ``network`` that computes the residuals of the blocks ``asked`` (None: all).
+
+    Called like the network itself, it gives the same residuals, bit for bit, and None for every
+    block that was not asked for. At least one block must be asked for.
+    """
+    last = count_blocks(network) - 1
+    wanted = frozenset(range(last + 1) if asked is None else asked)
+    depth = last if last in wanted else max(wanted, default=-1) + 1
+    blocks: Any = network.input_blocks
+    zero_convs: Any = network.zero_convs
+
+    partial = copy.copy(network)
+    partial._modules = dict(network._modules)
+    partial.input_blocks = nn.ModuleList(blocks[i] if i < depth else Mute() for i in range(last))
+    partial.zero_convs = nn.ModuleList(
+        zero_convs[i] if i in wanted else Mute() for i in range(last)
+    )
+    if last not in wanted:
+        partial.middle_block, partial.middle_block_out = Mute(), Mute()
+    partial.input_hint_block = CachedHintBlock(network.input_hint_block, hints)
+    return partial
+
+
+class Mute(nn.Module):
+    """Stands where nothing is wanted."""
+
+    def forward(self, *_inputs: Any) -> None:
+        """Computes nothing."""
+
+
+class CachedHintBlock(nn.Module):
+    """A hint block that looks whether it has seen this hint."""
+
+    def __init__(self, block: Any, hints: HintCache) -> None:
+        super().__init__()
+        self.block = block
+        self.hints = hints
+
+    def forward(self, hint: Tensor, *inputs: Any) -> Tensor:
+        return self._look_up(hint, *inputs)
+
+    @_outside_graphs
+    def _look_up(self, hint: Tensor, *inputs: Any) -> Tensor:
+        return self.hints.get(hint, lambda: self.block(hint, *inputs))
