@@ -1,7 +1,8 @@
 """Our annotators beside PyPI's controlnet_aux, with the same random weights and pictures.
 
 Both turn an IMAGE as ComfyUI has it, floats (B, H, W, 3), into another. Ours takes the batch at
-once; theirs takes one 8-bit picture after the other, as the nodes that wrap it do.
+once; theirs takes one 8-bit picture after the other, as the nodes that wrap it do. What cannot be
+imported is left out and named.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..annotators.canny import canny_cv2
+from ..annotators.depth import DPTHybrid
 from ..annotators.lineart import LineArt
 from ..annotators.mlsd import MLSD
 from ..annotators.openpose import OpenPoseBody, draw_poses
@@ -101,6 +103,17 @@ def pose(_size: int) -> tuple[Ours, Detector]:
     return ours, theirs
 
 
+def depth(size: int) -> tuple[Ours, Detector]:
+    """MiDaS; theirs needs torchvision and timm, as under ComfyUI's own Python."""
+    midas = aux("midas")
+    module = aux("midas.midas.dpt_depth")
+    network = DPTHybrid().eval()
+    torch.nn.init.constant_(network.get_parameter("scratch.output_conv.4.bias"), 100)
+    reference = module.DPTDepthModel(path=None, backbone="vitb_rn50_384", non_negative=True)
+    detector = midas.MidasDetector(twin(reference, network))
+    return network.annotate, lambda image: detector(image, **at(size))
+
+
 CONDITIONS = {
     "canny": canny,
     "softedge": softedge,
@@ -108,6 +121,7 @@ CONDITIONS = {
     "lineart": lineart,
     "mlsd": mlsd,
     "pose": pose,
+    "depth": depth,
 }
 
 

@@ -122,10 +122,10 @@ def normal(
         return NodeAnnotator("normal", find, soft, (patcher,), size)
 
     def from_depth(image: Tensor) -> Tensor:
-        return normal_image(image.mean(1, keepdim=True), background, strength)
+        return normal_image(image.float().mean(1, keepdim=True), background, strength)
 
     def soft_from_depth(image: Tensor) -> Tensor:
-        return normals(image.mean(1, keepdim=True), background, strength) * 0.5 + 0.5
+        return normals(image.float().mean(1, keepdim=True), background, strength) * 0.5 + 0.5
 
     return NodeAnnotator("normal", from_depth, soft_from_depth, size=size)
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -108,16 +114,40 @@ def test_nothing_is_downloaded_unless_asked_for(host, models, monkeypatch):
 def test_the_download_switch_fetches_into_models_annotators_with_progress(
     host, models, weight_files, monkeypatch, progress
 ):
-    def fetch(key, folder, show):
-        assert (key, folder) == ("hed", models)
-        for done in (0, 50, 100):
-            show(done, 100)
-        return put(weight_files["hed"], folder)
-
-    monkeypatch.setattr(host.pack("annotators.weights"), "download", fetch)
-    edges, _ = soft_edge(host, picture(height=64, width=64), download=True)
+    catalogue = host.pack("annotators.weights").WEIGHTS
+    data = weight_files["hed"].read_bytes()
+    with serve(data) as address:
+        served = replace(catalogue["hed"], url=address, sha256=sha256(data).hexdigest())
+        monkeypatch.setitem(catalogue, "hed", served)
+        edges, _ = soft_edge(host, picture(height=64, width=64), download=True)
     assert edges.shape == (1, 64, 64, 3)
-    assert (100, 100) in progress
+    assert (models / "ControlNetHED.pth").read_bytes() == data
+    assert (len(data), len(data)) in progress
+
+
+@contextmanager
+def serve(data: bytes) -> Iterator[str]:
+    """An address on this machine that answers with `data`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/file"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture
@@ -223,6 +253,36 @@ def test_without_memory_for_all_the_batch_is_halved(host):
     found = host.pack("nodes.host.annotators").in_chunks(run, image)
     assert seen == [10, 5, 3, 3, 3, 1]
     assert torch.equal(torch.cat(found), image)
+
+
+def test_weights_are_in_half_precision_where_the_host_uses_it(host, models, monkeypatch):
+    import comfy.model_management as management
+
+    gpu = torch.device("cuda", 0)  # nothing is moved there before it runs
+    monkeypatch.setattr(management, "get_torch_device", lambda: gpu)
+    monkeypatch.setattr(management, "should_use_fp16", lambda device: device == gpu)
+    asked = []
+
+    def read(dtype, device):
+        asked.append((dtype, device.type))
+        return torch.nn.Linear(2, 2, dtype=dtype, device=device)
+
+    patcher = host.pack("nodes.host.annotators").once("a network", read)
+    assert asked == [(torch.float16, "cpu")]
+    assert patcher.load_device == gpu
+
+
+@pytest.mark.parametrize("key", ["hed", "lineart", "dpt_hybrid"])
+def test_half_precision_gives_nearly_the_same_map(host, weight_files, key):
+    kinds = {"hed": "softedge.HED", "lineart": "lineart.LineArt", "dpt_hybrid": "depth.DPTHybrid"}
+    module, _, kind = kinds[key].partition(".")
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        network = getattr(host.pack(f"annotators.{module}"), kind)(dtype=dtype).eval()
+        host.pack("annotators.weights").load(network, key, weight_files[key])
+        found.append(network.annotate(picture(height=64, width=64).movedim(-1, 1)))
+    assert found[0].std() > 0.01
+    assert (found[0] - found[1]).abs().mean() < 0.01
 
 
 def test_gradients_reach_a_picture_although_the_weights_moved_in_inference_mode(host, forwards):
@@ -528,6 +588,18 @@ def test_every_node_keeps_the_aspect_and_gives_its_annotator(
     assert found.max() <= 1
     again = annotator(image.movedim(-1, 1)).movedim(1, -1)
     assert torch.equal(again.expand_as(found), found)
+
+
+@pytest.mark.parametrize(("node", "options", "key"), LEARNED + FREE)
+def test_a_picture_in_half_precision_gives_the_same(host, models, weight_files, node, options, key):
+    """ComfyUI may keep pictures so between nodes."""
+    if key:
+        put(weight_files[key], models)
+    half = picture(height=48, width=48).half()
+    found, *_ = host.call(node, image=half, resolution=0, **options)
+    expected, *_ = host.call(node, image=half.float(), resolution=0, **options)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found, expected.half(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("node", "options", "key"), LEARNED)
