@@ -145,7 +145,9 @@ class OpenPoseDraw(io.ComfyNode):
                 KeypointsType.Output(
                     "pose_keypoints", tooltip="The same in pixels and with all their lists."
                 ),
-                io.String.Output("pose_json", tooltip="The same as text, for a file or another run."),
+                io.String.Output(
+                    "pose_json", tooltip="The same as text, for a file or another run."
+                ),
             ],
             aliases=("draw pose", "render pose", "pose editor", "keypoints to image"),
         )
