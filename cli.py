@@ -11,6 +11,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
+from itertools import takewhile
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +27,9 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
   report FILE            what a ControlNet file holds: family, format, parameters, cost
   report sd15|sd21|sdxl  the same for the network of that family, without a file
   report annotators      parameters, cost and sizes of the networks that find conditions
-  bench [NAME ...]       measurements beside other implementations
+  bench [NAME ...]       measurements beside other implementations; `control` needs ComfyUI and
+                         its Python
+  bench NAME --help      the options of one of them
 
   --debug                show where an error comes from"""
 
@@ -90,13 +94,17 @@ def report(argv: Sequence[str]) -> int:
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Run the named measurements of bench/, all of them without a name."""
+    """Run the named measurements of bench/, all of them without a name; one takes options too."""
     files = sorted((ROOT / "bench").glob("[!_]*.py"))
     known = [file.stem for file in files]
-    unknown = [name for name in argv if name not in known]
+    names = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+    options = argv[len(names) :]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"there is no measurement {unknown[0]!r}, only {', '.join(known)}")
-    return max(part(f"bench.{name}").main([]) or 0 for name in argv or known)
+    if options and len(names) != 1:
+        raise ValueError(f"{options[0]} needs one measurement in front: bench NAME {options[0]}")
+    return max(part(f"bench.{name}").main(options) or 0 for name in names or known)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

@@ -224,7 +224,7 @@ def aux(name: str) -> ModuleType:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of the measurement."""
-    parser = argparse.ArgumentParser(prog="python -m bench annotators", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python cli.py bench annotators", description=__doc__)
     parser.add_argument("--size", type=int, default=512, help="side of the pictures, times 64")
     parser.add_argument("--batch", type=int, nargs="+", default=list(PAIRS))
     parser.add_argument("--pairs", type=int, help="turns, at least 2")
