@@ -1,0 +1,47 @@
+"""How well a recovered condition agrees with the one that was given, by kind of map.
+
+Every function takes batches and gives one number per picture, (B,); a mask (B or 1, 1, H, W) says
+where to look. What a reward needs is differentiable and says so.
+"""
+
+from __future__ import annotations
+
+from .depth import DepthScore, align, depth_score, rmse
+from .edges import EdgeScore, dilate, edge_f1, soft_f1
+from .losses import cross_entropy, mse, reward_loss
+from .normals import NormalScore, angles, normal_score
+from .pose import PoseScore, keypoint_size, match_people, oks, pck, people_of, pose_score
+from .regions import class_iou, confusion, mean_iou, soft_iou
+from .similarity import BETAS, betas_that_fit, ms_ssim, ssim
+
+__all__ = [
+    "BETAS",
+    "DepthScore",
+    "EdgeScore",
+    "NormalScore",
+    "PoseScore",
+    "align",
+    "angles",
+    "betas_that_fit",
+    "class_iou",
+    "confusion",
+    "cross_entropy",
+    "depth_score",
+    "dilate",
+    "edge_f1",
+    "keypoint_size",
+    "match_people",
+    "mean_iou",
+    "ms_ssim",
+    "mse",
+    "normal_score",
+    "oks",
+    "pck",
+    "people_of",
+    "pose_score",
+    "reward_loss",
+    "rmse",
+    "soft_f1",
+    "soft_iou",
+    "ssim",
+]

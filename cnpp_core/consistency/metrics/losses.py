@@ -1,0 +1,50 @@
+"""The rewards of ControlNet++ as losses per picture (arXiv 2404.07987, section 3.3 and table 6)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...condition import Condition
+from .batch import as_pair, at_least_float32, inside, masked_mean
+from .regions import IGNORE
+
+
+def reward_loss(
+    condition: Condition, prediction: Tensor, target: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The published loss for a kind of condition, per picture, (B,); lower is better.
+
+    prediction: the soft map (B, C, H, W) of a differentiable annotator; for seg its logits. target:
+    the map that the condition holds, batch B or 1; for seg the classes (B or 1, H, W) with IGNORE.
+    Depth is compared after both are divided by their own maximum, as published.
+    """
+    if condition is Condition.SEG:
+        return cross_entropy(prediction, target, mask=mask)
+    if condition is Condition.DEPTH:
+        prediction, target = (
+            x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (prediction, target)
+        )
+    return mse(prediction, target, mask)
+
+
+def mse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of (B, C, H, W) per picture, (B,); NaN where the mask is empty."""
+    prediction, target = as_pair(prediction, target, "a map")
+    return masked_mean((prediction - target) ** 2, inside(mask, prediction))
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, ignore_index: int = IGNORE, mask: Tensor | None = None
+) -> Tensor:
+    """Cross entropy of (B, K, H, W) logits with classes (B or 1, H, W), per picture, (B,).
+
+    The mean is over the pixels that are neither ignored nor masked; NaN where there are none.
+    """
+    logits = at_least_float32(logits)
+    target = target.to(logits.device).expand(len(logits), -1, -1).long()
+    loss = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    counted = (target != ignore_index)[:, None]
+    if mask is not None:
+        counted = counted & (mask.to(logits.device) > 0.5)
+    return masked_mean(loss[:, None], counted)

@@ -1,0 +1,109 @@
+"""Regions: overlap of two labellings, from counts of pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .batch import at_least_float32
+
+IGNORE = 255
+
+
+def confusion(
+    prediction: Tensor,
+    target: Tensor,
+    classes: int,
+    ignore_index: int = IGNORE,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """How many pixels of class i are labelled j, (B, classes, classes + 1) int64, rows the target.
+
+    prediction: (B, H, W) whole numbers in 0..classes-1; target: the same or `ignore_index`, batch B
+    or 1. mask: (B or 1, 1, H, W). Pixels that the target ignores or the mask leaves out don't
+    count, whatever is predicted there. A prediction of `ignore_index` elsewhere is wrong: the last
+    column counts these.
+    """
+    if prediction.ndim != 3 or prediction.is_floating_point() or target.is_floating_point():
+        raise ValueError(
+            f"Labels are {prediction.dtype} of shape {tuple(prediction.shape)} and {target.dtype}; "
+            "whole numbers of shape (B, H, W) are needed."
+        )
+    if target.shape[1:] != prediction.shape[1:] or len(target) not in (1, len(prediction)):
+        raise ValueError(
+            f"The target has shape {tuple(target.shape)}, the prediction "
+            f"{tuple(prediction.shape)}; they need one size and a target for one or for all."
+        )
+    target = target.to(prediction.device).expand_as(prediction).long()
+    counted = target != ignore_index
+    if mask is not None:
+        counted = counted & (mask.to(prediction.device)[:, 0] > 0.5)
+    predicted = torch.where(prediction == ignore_index, classes, prediction.long())
+    for name, labels, highest in (
+        ("target", target, classes),
+        ("prediction", predicted, classes + 1),
+    ):
+        wrong = counted & ((labels < 0) | (labels >= highest))
+        if wrong.any():
+            raise ValueError(
+                f"The {name} holds class {int(labels[wrong][0])}; {classes} classes are 0 to "
+                f"{classes - 1}, and {ignore_index} for pixels to ignore."
+            )
+    size = classes * (classes + 1)
+    row = torch.arange(len(prediction), device=prediction.device).view(-1, 1, 1)
+    cells = (row * classes + target) * (classes + 1) + predicted
+    counts = torch.bincount(cells[counted], minlength=len(prediction) * size)
+    return counts.view(len(prediction), classes, classes + 1)
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Intersection over union of every class, (..., K), from (..., K, K or K + 1) counts.
+
+    NaN for classes that are in neither labelling. The counts of several pictures may be added up
+    before, which is the mIoU of a data set.
+    """
+    classes = counts.shape[-2]
+    square = counts[..., :classes].double()
+    hits = square.diagonal(dim1=-2, dim2=-1)
+    union = counts.double().sum(-1) + square.sum(-2) - hits
+    return torch.where(union > 0, hits / union.clamp(min=1), torch.nan)
+
+
+def mean_iou(
+    prediction: Tensor,
+    target: Tensor,
+    classes: int,
+    ignore_index: int = IGNORE,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Mean over the classes that occur in either labelling, per picture, (B,) float32.
+
+    Arguments as in `confusion`. NaN where every pixel is ignored.
+    """
+    counts = confusion(prediction, target, classes, ignore_index, mask)
+    return class_iou(counts).nanmean(-1).float()
+
+
+def soft_iou(
+    probabilities: Tensor, target: Tensor, ignore_index: int = IGNORE, mask: Tensor | None = None
+) -> Tensor:
+    """Mean IoU of class probabilities, per picture, (B,); differentiable.
+
+    probabilities: (B, K, H, W), their sum over K is 1; target: (B or 1, H, W). Intersection is
+    sum(p t), union sum(p + t - p t); the mean is over the classes of the target. Equals the hard IoU
+    of those classes where probabilities are 0 or 1. NaN where every pixel is ignored.
+    """
+    p = at_least_float32(probabilities)
+    target = target.to(p.device).expand(len(p), -1, -1)
+    counted = target != ignore_index
+    if mask is not None:
+        counted = counted & (mask.to(p.device)[:, 0] > 0.5)
+    labels = torch.where(counted, target, 0).long()
+    wanted = torch.zeros_like(p).scatter_(1, labels[:, None], 1) * counted[:, None]
+    p = p * counted[:, None]
+    common = (p * wanted).sum((2, 3))
+    union = (p + wanted).sum((2, 3)) - common
+    present = wanted.sum((2, 3)) > 0
+    iou = torch.where(present, common / union.clamp(min=1e-12), 0)
+    count = present.sum(1)
+    return torch.where(count > 0, iou.sum(1) / count.clamp(min=1), torch.nan)

@@ -1,0 +1,112 @@
+"""Structural similarity, at one scale (Wang 2004) and at five (Wang 2003)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .batch import as_pair, inside, masked_mean
+
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, fine to coarse
+SIGMA = 1.5
+RADIUS = 5  # an 11x11 window
+K1, K2 = 0.01, 0.03
+
+
+def ssim(
+    prediction: Tensor, target: Tensor, mask: Tensor | None = None, data_range: float = 1.0
+) -> Tensor:
+    """Mean SSIM per picture, (B,): Gaussian windows of 11x11 that lie wholly in the picture.
+
+    prediction: (B, C, H, W), sides of at least 11; target: batch B or 1. With a mask, the mean over
+    windows whose centre is inside; NaN if there is none. Differentiable in both.
+    """
+    prediction, target = as_pair(prediction, target, "a picture")
+    _check_size(prediction, 1)
+    full, _ = _maps(prediction, target, data_range)
+    return masked_mean(full, _cropped(inside(mask, prediction)))
+
+
+def ms_ssim(
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    data_range: float = 1.0,
+    betas: tuple[float, ...] = BETAS,
+) -> Tensor:
+    """Multi-scale SSIM per picture, (B,): the product of what each scale gives to the power beta.
+
+    Contrast and structure at every scale, luminance at the coarsest; negative means count as 0.
+    Sides must be above 10 * 2^(scales - 1), which is 160 for the usual five; see `betas_that_fit`.
+    A mask is shrunk with the picture. Differentiable in both.
+    """
+    prediction, target = as_pair(prediction, target, "a picture")
+    _check_size(prediction, len(betas))
+    allowed = inside(mask, prediction)
+    weights = None if allowed is None else allowed.to(prediction.dtype)
+    product = torch.ones_like(prediction[:, 0, 0, 0])
+    for scale, beta in enumerate(betas):
+        full, structure = _maps(prediction, target, data_range)
+        values = full if scale == len(betas) - 1 else structure
+        product = product * _power(masked_mean(values, _cropped(weights)), beta)
+        prediction, target = F.avg_pool2d(prediction, 2), F.avg_pool2d(target, 2)
+        weights = None if weights is None else F.avg_pool2d(weights, 2)
+    return product
+
+
+def betas_that_fit(height: int, width: int) -> tuple[float, ...]:
+    """BETAS, or as many of them as a small picture has room for, with their sum kept at 1."""
+    count = len(BETAS)
+    while count > 1 and min(height, width) < _smallest(count):
+        count -= 1
+    if count == len(BETAS):
+        return BETAS
+    return tuple(beta / sum(BETAS[:count]) for beta in BETAS[:count])
+
+
+def _maps(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+    """SSIM, and its contrast-structure part, at the windows that lie in the picture."""
+    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
+    moments = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    mean_x, mean_y, xx, yy, xy = moments.chunk(5, dim=1)
+    # A variance can come out below 0 by rounding only.
+    var_x, var_y = (xx - mean_x**2).clamp(min=0), (yy - mean_y**2).clamp(min=0)
+    structure = (2 * (xy - mean_x * mean_y) + c2) / (var_x + var_y + c2)
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance * structure, structure
+
+
+def _blur(x: Tensor) -> Tensor:
+    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device)
+    taps = torch.exp(-((offsets / SIGMA) ** 2) / 2)
+    taps = taps / taps.sum()
+    rows = F.conv2d(x.flatten(0, 1)[:, None], taps.view(1, 1, -1, 1))
+    return F.conv2d(rows, taps.view(1, 1, 1, -1)).view(*x.shape[:2], *_valid(x))
+
+
+def _valid(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2] - 2 * RADIUS, x.shape[-1] - 2 * RADIUS
+
+
+def _cropped(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask[..., RADIUS:-RADIUS, RADIUS:-RADIUS]
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base^exponent, 0 where base is not above 0; there the gradient is 0 and not infinite."""
+    positive = base > 0
+    power = torch.where(positive, base, 1) ** exponent
+    return torch.where(base.isnan(), base, torch.where(positive, power, 0))
+
+
+def _smallest(scales: int) -> int:
+    return (2 * RADIUS) * 2 ** (scales - 1) + 1
+
+
+def _check_size(x: Tensor, scales: int) -> None:
+    if min(x.shape[-2:]) < _smallest(scales):
+        raise ValueError(
+            f"The pictures are {x.shape[-1]}x{x.shape[-2]} (width x height); similarity at "
+            f"{scales} scale(s) needs sides of at least {_smallest(scales)}."
+        )
