@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..cnpp_core.control.partial import HintCache, partial_network
 from ..cnpp_core.control.residuals import ControlResiduals
-from ..cnpp_core.control.scales import ScalePreset, Scales
+from ..cnpp_core.control.rows import COND, UNCOND
+from ..cnpp_core.control.runner import Chunk, ControlRunner, Request
+from ..cnpp_core.control.shape import ControlShape
 from ..cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from .autoencoder import DOWNSCALE
@@ -30,16 +33,16 @@ def generate(
     steps: int = 20,
     cfg: float = 3.0,
     hints: Tensor | None = None,
-    scales: Scales | None = None,
+    shape: ControlShape | None = None,
     strength: float = 1.0,
     size: int = SIZE,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Pictures (B, 3, size, size) in 0..1, one per caption.
 
-    hints (B, 3, size, size) in 0..1 go through the ControlNet, for prompt and empty prompt alike;
-    without them it does not run. scales shape its residuals block by block, strength all of them.
-    ``on_step(i, latents)`` is called after each sampling step.
+    hints (B, 3, size, size) in 0..1 go through the ControlNet; without them it does not run. shape
+    says how it acts by block, time, row and place, and what is saved; strength multiplies all of
+    it. ``on_step(i, latents)`` is called after each sampling step.
     """
     tokens = torch.tensor([tokenize(caption) for caption in captions])
     cond = demo.text_encoder(tokens)
@@ -49,21 +52,42 @@ def generate(
     noise = torch.randn(
         len(captions), demo.unet.config.in_channels, side, side, generator=generator
     )
-    both_hints = None if hints is None else torch.cat([hints, hints])
-    block_scales = (scales or ScalePreset("uniform")).resolve(demo.controlnet.config.blocks)
+    timesteps = ddim_timesteps(steps)
+    control = None if hints is None else _control(demo, hints, shape or ControlShape(), timesteps)
 
     def model(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        if both_hints is None:
+        if control is None:
             return demo.unet(x, t, context)
-        residuals = ControlResiduals(demo.controlnet(x, both_hints, t, context))
-        shaped = residuals.scaled(block_scales).times(strength)
-        return demo.unet(x, t, context, residuals=shaped.blocks)
+        residuals = control(x, t, context).times(strength)
+        return demo.unet(x, t, context, residuals=residuals.blocks)
 
     latents = sample_ddim(
-        guided(model, cond, uncond, cfg),
-        noise,
-        NoiseSchedule.scaled_linear(),
-        ddim_timesteps(steps),
-        on_step,
+        guided(model, cond, uncond, cfg), noise, NoiseSchedule.scaled_linear(), timesteps, on_step
     )
     return (demo.autoencoder.decode(latents / LATENT_SCALE) / 2 + 0.5).clamp(0, 1)
+
+
+def _control(
+    demo: DemoModel, hints: Tensor, shape: ControlShape, timesteps: Sequence[int]
+) -> Callable[[Tensor, Tensor, Tensor], ControlResiduals]:
+    """The control of one sampling: (x, t, context) of cond and uncond rows to their residuals."""
+    runner = ControlRunner(shape, demo.controlnet.config.blocks)
+    chunks = (Chunk(0, COND, COND), Chunk(1, UNCOND, UNCOND))
+    both_hints, cache = torch.cat([hints, hints]), HintCache()
+
+    def control(x: Tensor, t: Tensor, context: Tensor) -> ControlResiduals:
+        request = Request(x, chunks)
+
+        def evaluate(wanted: Sequence[Chunk], asked: frozenset[int] | None) -> ControlResiduals:
+            def select(rows: Tensor) -> Tensor:
+                return rows if len(wanted) == 2 else request.rows(rows, wanted[0])
+
+            network = partial_network(demo.controlnet, asked, cache)
+            inputs = [select(rows) for rows in (x, both_hints, t, context)]
+            return ControlResiduals(network(*inputs))
+
+        now = int(t[0])
+        percent = 1 - now / 999
+        return runner.residuals(request, lambda: percent, timesteps.index(now), evaluate)
+
+    return control

@@ -22,6 +22,7 @@ from ..annotators.canny import canny_cnpp
 from ..cnpp_core.consistency.check import CheckResult, check_consistency
 from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.control.scales import ScalePreset
+from ..cnpp_core.control.shape import ControlShape
 from .model import WEIGHTS, DemoModel, load_demo
 from .pipeline import generate
 from .sheet import Cell, Row, Sheet, encode_png
@@ -35,19 +36,19 @@ SHOWN = (4, 1, 13)  # held-out pictures on the sheet, the first with its edges
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: without control, or with it at some scales."""
+    """One way to sample: without control, or with it in some shape."""
 
     name: str
     remark: str
-    scales: ScalePreset | None
+    shape: ControlShape | None
 
 
 SETTINGS = (
     Setting("no control", "the prompt alone", None),
-    Setting("control", "every block, 1.0", ScalePreset("uniform")),
-    Setting("uniform 0.5", "every block, 0.5", ScalePreset("uniform", 0.5)),
-    Setting("structure", "deep blocks only", ScalePreset("structure")),
-    Setting("detail", "shallow blocks only", ScalePreset("detail")),
+    Setting("control", "every block, 1.0", ControlShape(ScalePreset("uniform"))),
+    Setting("uniform 0.5", "every block, 0.5", ControlShape(ScalePreset("uniform", 0.5))),
+    Setting("structure", "deep blocks only", ControlShape(ScalePreset("structure"))),
+    Setting("detail", "shallow blocks only", ControlShape(ScalePreset("detail"))),
 )
 
 
@@ -123,7 +124,7 @@ def sample(
     parts = []
     for start in range(0, len(batch.images), CHUNK):
         part = slice(start, start + CHUNK)
-        controlled = setting.scales is not None
+        controlled = setting.shape is not None
         parts.append(
             generate(
                 demo,
@@ -132,7 +133,7 @@ def sample(
                 steps=options.steps,
                 cfg=options.cfg,
                 hints=hints[part].expand(-1, 3, -1, -1) if controlled else None,
-                scales=setting.scales,
+                shape=setting.shape,
             )
         )
     images = torch.cat(parts)

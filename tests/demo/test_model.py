@@ -4,7 +4,10 @@ import pytest
 import torch
 from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.cnpp_core.checkpoint import load_controlnet_file
+from controlnet_pp.cnpp_core.control.reuse import ReusePolicy
+from controlnet_pp.cnpp_core.control.rows import CONTROL_MODES
 from controlnet_pp.cnpp_core.control.scales import ScalePreset
+from controlnet_pp.cnpp_core.control.shape import ControlShape, ControlSpeed
 from controlnet_pp.cnpp_core.diffusion.schedule import LATENT_SCALE
 from controlnet_pp.demo import train
 from controlnet_pp.demo.autoencoder import Autoencoder
@@ -102,9 +105,37 @@ def test_strength_zero_is_no_control_and_scales_change_the_picture(demo, held_ou
         return generate(demo, caption, seed=0, steps=2, **control)
 
     assert torch.equal(picture(hints=hint, strength=0.0), picture())
-    full, middle = picture(hints=hint), picture(hints=hint, scales=ScalePreset("mid only"))
+    middle_only = ControlShape(scales=ScalePreset("mid only"))
+    full, middle = picture(hints=hint), picture(hints=hint, shape=middle_only)
     assert not torch.equal(full, picture())
     assert not torch.equal(full, middle)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        (ControlShape(), [2] * 8),
+        (ControlShape(rows=CONTROL_MODES["cond rows only"]), [1] * 8),
+        (ControlShape(speed=ControlSpeed(ReusePolicy(4))), [2] * 2),
+    ],
+    ids=["neutral", "cond rows only", "reuse"],
+)
+def test_the_sampling_computes_what_its_shape_asks_for(demo, held_out, shape, rows):
+    hint = canny_cnpp(held_out.images[:1]).expand(-1, 3, -1, -1)
+    seen, hints = [], []
+    handles = [
+        demo.controlnet.time_embed.register_forward_hook(
+            lambda _module, inputs, _output: seen.append(inputs[0].shape[0])
+        ),
+        demo.controlnet.input_hint_block.register_forward_hook(lambda *_: hints.append(1)),
+    ]
+    try:
+        generate(demo, held_out.captions[:1], seed=0, steps=8, hints=hint, shape=shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == rows
+    assert hints == [1]
 
 
 def test_a_missing_or_foreign_weight_file_is_named_with_the_way_out(tmp_path):

@@ -68,7 +68,7 @@ def test_control_that_gains_nothing_fails(
 
 def test_settings_differ_in_control_only(follows: list[dict], tmp_path: Path) -> None:
     demo(tmp_path)
-    assert [call["scales"] for call in follows] == [setting.scales for setting in run.SETTINGS]
+    assert [call["shape"] for call in follows] == [setting.shape for setting in run.SETTINGS]
     assert [call["hints"] is None for call in follows] == [True, False, False, False, False]
     assert len({(tuple(call["captions"]), call["seed"], call["steps"]) for call in follows}) == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,7 +59,7 @@ def generate(host, parts, *, control=None, batch=2, **apply):
 
 
 def edges(host, picture):
-    (edges,) = host.call(
+    edges, *_ = host.call(
         "CNPP_Canny", image=picture, mode="ControlNet++", low=100, high=200, resolution=0
     )
     return edges
@@ -77,12 +79,60 @@ def test_the_host_draws_the_controlled_picture_of_the_core(host, parts, demo):
         [PROMPT] * 2,
         seed=5,
         hints=hint.movedim(-1, 1).repeat(2, 1, 1, 1),
-        scales=scales,
+        shape=host.pack("cnpp_core.control.shape").ControlShape(scales=scales),
         strength=0.8,
     )
     found = generate(host, parts, control=hint, scales=scales, strength=0.8).movedim(-1, 1)
     assert (found - wanted).abs().max() <= PICTURE_TOLERANCE
     assert (found - generate(host, parts).movedim(-1, 1)).abs().max() > 0.1
+
+
+def test_the_host_draws_what_the_core_draws_in_every_dimension_at_once(host, parts, demo):
+    """Block, time, row and place, with residuals reused: two ways through one runner."""
+    hint = edges(host, parts[4])
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 40:] = 1.0
+    (scales,) = host.call(
+        "CNPP_ScaleSchedule", schedule="0%: 1; 60%: soft; 100%: 0.2", interpolation="cosine"
+    )
+    (control,) = host.call(
+        "CNPP_ControlMode",
+        control_net=parts[3],
+        mode="prompt is more important",
+        cond_strength=1.2,
+        uncond_strength=0.5,
+    )
+    (control,) = host.call(
+        "CNPP_BlockMasks",
+        control_net=control,
+        mask=mask,
+        blocks="structure",
+        block=0,
+        invert=False,
+        feather=3.0,
+    )
+    (control,) = host.call(
+        "CNPP_ControlSpeed",
+        control_net=control,
+        reuse_every=3,
+        fresh_steps=2,
+        max_drift=0.0,
+        lazy=True,
+        overlap=False,
+        channels_last=False,
+        compile=False,
+    )
+    wanted = host.pack("demo.pipeline").generate(
+        demo,
+        [PROMPT] * 2,
+        seed=5,
+        hints=hint.movedim(-1, 1).repeat(2, 1, 1, 1),
+        shape=replace(control.shape, scales=scales),
+        strength=0.8,
+    )
+    shaped = (*parts[:3], control, *parts[4:])
+    found = generate(host, shaped, control=hint, scales=scales, strength=0.8).movedim(-1, 1)
+    assert (found - wanted).abs().max() <= PICTURE_TOLERANCE
 
 
 def test_the_hosts_own_nodes_take_the_demo_controlnet(host, parts):
