@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from itertools import takewhile
-from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 

@@ -1,11 +1,12 @@
-"""Two implementations timed turn by turn in one run, so that a busy machine slows down both."""
+"""Implementations timed turn by turn in one run, so that a busy machine slows down all of them."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -14,6 +15,28 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+Times = dict[str, tuple[float, ...]]  # by name, the seconds of every turn
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some numbers and their middle half."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least two numbers."""
+        low, _, high = quantiles(values, n=4)
+        return cls(median(values), low, high, len(values))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain numbers."""
+        return {"median": self.median, "quartiles": [self.low, self.high], "pairs": self.count}
 
 
 @dataclass(frozen=True)
@@ -30,44 +53,80 @@ class Comparison:
 
     def text(self) -> str:
         """One line: the median ratio, the middle half of the ratios, and the median times."""
-        low, _, high = quantiles(self.ratios, n=4)
+        ratio = Spread.of(self.ratios)
         return (
-            f"{median(self.ratios):.2f}x as fast (middle half of {len(self.ours)} pairs "
-            f"{low:.2f} to {high:.2f}): {median(self.ours):.3f} s against "
+            f"{ratio.median:.2f}x as fast (middle half of {ratio.count} pairs "
+            f"{ratio.low:.2f} to {ratio.high:.2f}): {median(self.ours):.3f} s against "
             f"{median(self.theirs):.3f} s"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain numbers."""
-        low, _, high = quantiles(self.ratios, n=4)
+        ratio = Spread.of(self.ratios)
         return {
-            "ratio": {"median": median(self.ratios), "quartiles": [low, high]},
+            "ratio": {"median": ratio.median, "quartiles": [ratio.low, ratio.high]},
             "seconds": {"ours": self.ours, "theirs": self.theirs},
         }
 
 
 def compare(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 11) -> Comparison:
     """Time both `pairs` times (at least 2), in turns of changing order, after one call each."""
-    times: dict[Callable[[], Any], list[float]] = {ours: [], theirs: []}
-    for run in times:
+    times = interleaved({"ours": ours, "theirs": theirs}, pairs)
+    return Comparison(times["ours"], times["theirs"])
+
+
+def interleaved(runs: Mapping[str, Callable[[], Any]], turns: int) -> Times:
+    """Time all of them in every turn, each turn beginning with the next one, after one call each.
+
+    What a call returns is let go of within its time.
+    """
+    names = list(runs)
+    for run in runs.values():
         run()
-    for turn in range(pairs):
-        for run in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(turns):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             start = perf_counter()
-            run()
-            times[run].append(perf_counter() - start)
-    return Comparison(tuple(times[ours]), tuple(times[theirs]))
+            runs[name]()
+            times[name].append(perf_counter() - start)
+    return {name: tuple(seconds) for name, seconds in times.items()}
 
 
 def save(name: str, results: Mapping[str, Any]) -> Path:
     """Write results, with what they were measured on, to bench/results/<name>.json."""
     RESULTS.mkdir(exist_ok=True)
-    machine = {
+    file = RESULTS / f"{name}.json"
+    content = {"machine": machine(), "date": date.today().isoformat(), **results}
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def merge(name: str, results: Mapping[str, Any]) -> Path:
+    """Like `save`, but earlier results stay; of a result that is a mapping, its earlier entries."""
+    file = RESULTS / f"{name}.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for key in ("machine", "date"):
+        earlier.pop(key, None)
+    for key, value in results.items():
+        both = isinstance(value, Mapping) and isinstance(earlier.get(key), Mapping)
+        earlier[key] = {**earlier[key], **value} if both else value
+    return save(name, earlier)
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
+        "cpu": _cpu_name(),
     }
-    file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n", encoding="utf-8")
-    return file
+
+
+def _cpu_name() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
