@@ -10,6 +10,7 @@ it serves the networks of other loaders as well as ours.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 PARTS = ("input_blocks", "zero_convs", "middle_block", "middle_block_out", "input_hint_block")
 
+# Sizes, areas and windows of frames that alternate in one step are few. Where they are many, to
+# embed their hints anew costs less than the memory to keep them.
+KEPT = 6
 _outside_graphs: Any = torch.compiler.disable
 
 
@@ -32,17 +36,24 @@ def count_blocks(network: nn.Module) -> int:
 
 
 class HintCache:
-    """The embeddings of the hints of one run. A hint must not be written to while it lives here."""
+    """The embeddings of the hints of one run, the last few of them.
 
-    def __init__(self) -> None:
+    A hint must not be written to while it lives here.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
         # The hint is kept beside its embedding, so that its address can't be given to another.
-        self._embedded: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._embedded: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
+        self._kept = kept
 
     def get(self, hint: Tensor, embed: Callable[[], Tensor]) -> Tensor:
         """The embedding of this very tensor; ``embed`` computes it the first time."""
         key = (hint.data_ptr(), hint.shape, hint.stride(), hint.dtype, hint.device)
         if key not in self._embedded:
             self._embedded[key] = (hint, embed())
+        self._embedded.move_to_end(key)
+        while len(self._embedded) > self._kept:
+            self._embedded.popitem(last=False)
         return self._embedded[key][1]
 
 

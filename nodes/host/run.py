@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...cnpp_core.control.partial import HintCache, is_controlnet
+from ...cnpp_core.control.partial import KEPT, HintCache, is_controlnet
 from ...cnpp_core.control.residuals import ControlResiduals
 from ...cnpp_core.control.runner import Chunk, ControlRunner
 from ...cnpp_core.control.timing import Timing
@@ -117,6 +117,8 @@ class Run:
         areas = tuple(chunk.area for chunk in call.chunks) if by_area else None
         kind = (call.latent_size, call.images, len(call.chunks), call.frames, areas)
         if kind not in self._handlers:
+            while len(self._handlers) >= KEPT:
+                del self._handlers[next(iter(self._handlers))]
             handler = copy.copy(self.inner)
             if by_area or call.frames or self.union_hints or not self.shape.hint.is_default:
                 handler.cond_hint_original = self._hint(call, by_area)

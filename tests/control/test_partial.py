@@ -116,6 +116,17 @@ def test_a_hint_that_is_gone_never_lends_its_place_to_another(net):
     assert seen == [float(i) for i in range(20)]
 
 
+def test_only_the_last_hints_are_kept():
+    cache, hints, embedded = HintCache(kept=2), [torch.rand(1, 3, 8, 8) for _ in range(3)], []
+
+    def embed(i):
+        return cache.get(hints[i], lambda: embedded.append(i) or hints[i])
+
+    for i in (0, 1, 0, 2, 0, 1):  # 1 has to go for 2, and 2 for 1
+        embed(i)
+    assert embedded == [0, 1, 2, 1]
+
+
 def test_a_partial_network_leaves_its_original_as_it_was(net):
     names = {name: id(module) for name, module in net.named_modules()}
     before = net(**inputs())

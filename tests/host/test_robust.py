@@ -191,6 +191,54 @@ def test_windows_of_a_longer_batch_take_their_own_frames(host, monkeypatch):
                 assert difference < CLOSE * all_frames.abs().max()
 
 
+def test_many_windows_do_not_keep_a_hint_each(host):
+    ours, _ = host.pair(TINY)
+    control = apply(host, ours, image=picture(batch=12))[0][0][1]["control"]
+    model = host.model(TINY).model
+    control.pre_run(model, model.model_sampling.percent_to_sigma)
+    context = prompt(TINY, 1)[0][0]
+    for width in range(4, 24):
+        with torch.inference_mode():
+            control.get_control(
+                torch.zeros(1, 4, 8, width),
+                torch.ones(1),
+                {"c_crossattn": context},
+                1,
+                {"cond_or_uncond": [0], "uuids": ["a"]},
+            )
+    assert len(control._run._handlers) <= 6
+
+
+def test_a_clone_for_another_device_answers_as_the_original(host):
+    ours, _ = host.pair(TINY)
+    if not hasattr(ours, "multigpu_clones"):
+        pytest.skip("this ComfyUI has no clones per device")
+    control = apply(host, shaped(host, ours))[0][0][1]["control"]
+    control.set_previous_controlnet(apply(host, ours)[0][0][1]["control"])
+    clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
+    assert control.get_instance_for_device(torch.device("cpu")) is clone
+    assert clone.control_model is not control.control_model
+    clone.set_previous_controlnet(
+        control.previous_controlnet.deepclone_multigpu(torch.device("cpu"), autoregister=True)
+    )
+    model = host.model(TINY).model
+    answers = []
+    for link in (control, clone):
+        link.pre_run(model, model.model_sampling.percent_to_sigma)
+        with torch.inference_mode():
+            lists = link.get_control(
+                torch.ones(1, 4, 8, 8),
+                torch.ones(1),
+                {"c_crossattn": prompt(TINY, 1)[0][0]},
+                1,
+                {"cond_or_uncond": [0], "uuids": ["a"], "sample_sigmas": torch.tensor([1.0, 0.0])},
+            )
+        answers.append([block for key in ("output", "middle") for block in lists[key]])
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+    # The two links share their weights, their clones have weights of their own.
+    assert len(set(map(id, control.get_models()))) == 3
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_any_mixture_equals_the_host_edited_by_hand(host, monkeypatch, seed):
     """Random size, batch, steps, sampler, window, splits, mode, schedule and chain."""
