@@ -60,7 +60,7 @@ def pad_to_multiple(image: Tensor, multiple: int, at_least: int = 1) -> Tensor:
 
 def to_8_bit(image: Tensor) -> Tensor:
     """0..1 -> uint8 0..255, rounded (not truncated) and clipped; carries no gradient."""
-    return (image.detach().float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return (image.detach().float() * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_8_bit(pixels: Tensor, like: Tensor) -> Tensor:
@@ -103,7 +103,8 @@ def check_image(image: Tensor, title: str) -> None:
 
 def check_values(image: Tensor, title: str) -> None:
     """ValueError for NaN, infinite values, and values on another scale than 0..1."""
-    low, high = (value.item() for value in image.detach().aminmax())
+    image = image.detach()
+    low, high = image.amin().item(), image.amax().item()  # on a CPU far faster than aminmax
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             f"{title} got a picture with NaN or infinite values. The node that made it (often a "

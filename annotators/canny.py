@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .annotator import check_image, check_values, to_8_bit
+from .annotator import check_image, check_values, from_8_bit, to_8_bit
 from .opencv import load_cv2
 
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -41,7 +41,7 @@ def canny_cv2(image: Tensor, low: float = 100, high: float = 200) -> Tensor:
     cv2 = load_cv2()
     rows = to_8_bit(image).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     edges = torch.stack([torch.from_numpy(cv2.Canny(row, low, high)) for row in rows])
-    return (edges > 0)[:, None].to(device=image.device, dtype=image.dtype)
+    return from_8_bit(edges[:, None], like=image)
 
 
 def canny_cnpp(

@@ -164,7 +164,7 @@ def measure(
 
     def run_ours() -> Tensor:
         found = ours(images.movedim(-1, 1))
-        return found.expand(-1, 3, -1, -1).movedim(1, -1).contiguous()
+        return found.expand(-1, 3, -1, -1).contiguous().movedim(1, -1)  # as the nodes do
 
     def run_theirs() -> Tensor:
         found = []

@@ -84,4 +84,5 @@ def as_text(keypoints: list[dict[str, Any]]) -> str:
 
 def to_image(maps: Tensor) -> Tensor:
     """(B, 1 or 3, H, W) -> IMAGE (B, H, W, 3) in memory of its own."""
-    return maps.expand(-1, 3, -1, -1).movedim(1, -1).contiguous()
+    # Planes lie one behind another, as in what VAE Decode gives: interleaving them would cost more.
+    return maps.expand(-1, 3, -1, -1).contiguous().movedim(1, -1)

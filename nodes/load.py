@@ -5,6 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
+from ..annotators.report import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
 from .host.loading import DTYPES, load_control
@@ -100,7 +101,12 @@ class ControlNetReport(io.ComfyNode):
                 io.String.Output(
                     "report",
                     tooltip="The table with a row per block; its heading is shown on the node.",
-                )
+                ),
+                io.String.Output(
+                    "annotators",
+                    tooltip="The same for the networks of the annotate nodes: parameters, cost, "
+                    "sizes in and out, weight files.",
+                ),
             ],
             aliases=("controlnet info", "parameters", "flops", "macs"),
             is_output_node=True,
@@ -110,7 +116,8 @@ class ControlNetReport(io.ComfyNode):
     @classmethod
     def execute(cls, control_net, width: int, height: int) -> io.NodeOutput:
         found = report(config_of(control_net), width=width, height=height)
-        return io.NodeOutput(found.text(), ui=show_text(cls, found.text(blocks=False)))
+        shown = show_text(cls, found.text(blocks=False))
+        return io.NodeOutput(found.text(), annotator_costs(), ui=shown)
 
 
 class UnionControlType(io.ComfyNode):

@@ -12,7 +12,7 @@ ANNOTATE = ["resolution", "download", "target_width", "target_height"]
 # Inputs in their order, outputs by type. Widget values are saved by position: append, never insert.
 PINNED = {
     "CNPP_LoadControlNet": (["control_net_name", "dtype", "model"], ["CONTROL_NET", "STRING"]),
-    "CNPP_ControlNetReport": (["control_net", "width", "height"], ["STRING"]),
+    "CNPP_ControlNetReport": (["control_net", "width", "height"], ["STRING", "STRING"]),
     "CNPP_DemoModel": (["example"], ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING"]),
     "CNPP_Apply": (
         [
