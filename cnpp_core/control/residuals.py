@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,42 +41,55 @@ class ControlResiduals:
 
     def scaled(self, scales: BlockScales) -> ControlResiduals:
         """Each residual times its scale; 1 keeps the very tensor, 0 makes the block mute."""
-        factors = scales.resolve(len(self)).values
-        return ControlResiduals(
-            [_times(block, factor) for block, factor in zip(self.blocks, factors, strict=True)]
-        )
+        return self.each(_times, scales.resolve(len(self)).values)
 
     def times(self, strength: float) -> ControlResiduals:
         """All residuals times one number; 1 keeps the very tensors, 0 makes every block mute."""
-        return ControlResiduals([_times(block, strength) for block in self.blocks])
+        return self.each(_times, [strength] * len(self))
 
     def scaled_by_chunk(self, scales: Sequence[BlockScales]) -> ControlResiduals:
         """Each chunk of rows with scales of its own; the batch divides evenly into the chunks."""
         if all(chunk == scales[0] for chunk in scales):
             return self.scaled(scales[0])
         factors = zip(*(chunk.resolve(len(self)).values for chunk in scales), strict=True)
-        return ControlResiduals(
-            [_times_rows(block, row) for block, row in zip(self.blocks, factors, strict=True)]
-        )
+        return self.each(_times_rows, list(factors))
 
     def chunk(self, index: int, chunks: int) -> ControlResiduals:
         """The rows of one of so many equal chunks; views, not copies."""
-        return ControlResiduals(
-            [None if block is None else block.chunk(chunks)[index] for block in self.blocks]
-        )
+        return self.each(lambda block: block.chunk(chunks)[index])
 
     def spread(self, indices: Sequence[int], chunks: int) -> ControlResiduals:
         """The chunks held here at their places in a batch of so many; zero in the other places."""
         if len(indices) == chunks:
             return self
-        return ControlResiduals([_spread(block, indices, chunks) for block in self.blocks])
+        return self.each(lambda block: _spread(block, indices, chunks))
 
     @staticmethod
     def joined(parts: Sequence[ControlResiduals]) -> ControlResiduals:
         """Chunks of rows behind one another, copied; zeros where only one part mutes a block."""
-        return ControlResiduals(
-            [_cat(blocks) for blocks in zip(*(part.blocks for part in parts), strict=True)]
-        )
+        whole: dict[tuple[int, ...], Tensor | None] = {}
+        columns = list(zip(*(part.blocks for part in parts), strict=True))
+        for blocks in columns:
+            key = tuple(map(id, blocks))
+            whole[key] = whole[key] if key in whole else _cat(blocks)
+        return ControlResiduals([whole[tuple(map(id, blocks))] for blocks in columns])
+
+    def each(
+        self, change: Callable[..., Tensor | None], values: Sequence[Any] | None = None
+    ) -> ControlResiduals:
+        """``change(block)`` or ``change(block, value)`` of every block that speaks.
+
+        Controls for transformers say the same at many places: what is one tensor stays one.
+        """
+        arguments = [()] * len(self) if values is None else [(value,) for value in values]
+        changed: dict[tuple[int, ...], Tensor | None] = {}
+        blocks = []
+        for block, given in zip(self.blocks, arguments, strict=True):
+            key = (id(block), *map(_identity, given))
+            if block is not None and key not in changed:
+                changed[key] = change(block, *given)
+            blocks.append(None if block is None else changed[key])
+        return ControlResiduals(blocks)
 
     def plus(self, other: ControlResiduals) -> ControlResiduals:
         """The sum of two controls; ValueError if they have different numbers of blocks."""
@@ -120,12 +134,17 @@ class ControlResiduals:
             if block is not None and tuple(block.shape[1:]) != expected:
                 raise ValueError(
                     f"The control residual of {self._name(i)} has shape {tuple(block.shape[1:])}, "
-                    f"{expected} was expected; check that the hint has the aspect of the picture."
+                    f"{expected} was expected; check that the control was made for this model and "
+                    "not for another family, and that the hint has the aspect of the picture."
                 )
 
 
-def _times(block: Tensor | None, factor: float) -> Tensor | None:
-    if block is None or factor == 0.0:
+def _identity(value: Any) -> Any:
+    return id(value) if isinstance(value, Tensor) else value
+
+
+def _times(block: Tensor, factor: float) -> Tensor | None:
+    if factor == 0.0:
         return None
     return block if factor == 1.0 else block * factor
 
@@ -136,16 +155,14 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
-def _times_rows(block: Tensor | None, factors: Sequence[float]) -> Tensor | None:
-    if block is None or not any(factors):
+def _times_rows(block: Tensor, factors: Sequence[float]) -> Tensor | None:
+    if not any(factors):
         return None
     rows = block.new_tensor(factors).repeat_interleave(block.shape[0] // len(factors))
     return block * rows.view(-1, *(1,) * (block.ndim - 1))
 
 
-def _spread(block: Tensor | None, indices: Sequence[int], chunks: int) -> Tensor | None:
-    if block is None:
-        return None
+def _spread(block: Tensor, indices: Sequence[int], chunks: int) -> Tensor:
     size = block.shape[0] // len(indices)
     whole = block.new_zeros(chunks * size, *block.shape[1:])
     for part, index in zip(block.chunk(len(indices)), indices, strict=True):

@@ -111,6 +111,7 @@ class ControlRunner:
             self.shape.require_blocks(self.blocks)
             scales = self.scales(request.chunks, percent)
         if scales is not None:
+            _require_voice(residuals, scales, active)
             residuals = residuals.scaled_by_chunk([scales[chunk] for chunk in active])
         if self.shape.masks.layers:
             residuals = self._masked(residuals, request, active)
@@ -149,22 +150,20 @@ class ControlRunner:
     def _masked(
         self, residuals: ControlResiduals, request: Request, chunks: Sequence[Chunk]
     ) -> ControlResiduals:
-        blocks = []
-        for i, block in enumerate(residuals):
-            mask = self.shape.masks.of_block(i, len(residuals))
-            if block is None or mask is None:
-                blocks.append(block)
-            else:
-                blocks.append(block * self._mask(i, mask, block, request, chunks))
-        return ControlResiduals(blocks)
+        masks = [self.shape.masks.of_block(i, len(residuals)) for i in range(len(residuals))]
+
+        def masked(block: Tensor, mask: Tensor | None) -> Tensor:
+            return block if mask is None else block * self._mask(mask, block, request, chunks)
+
+        return residuals.each(masked, masks)
 
     def _mask(
-        self, index: int, mask: Tensor, block: Tensor, request: Request, chunks: Sequence[Chunk]
+        self, mask: Tensor, block: Tensor, request: Request, chunks: Sequence[Chunk]
     ) -> Tensor:
         """The mask of a block, shaped to be multiplied with its residual (rows, ...)."""
         areas = tuple(chunk.area for chunk in chunks)
         where = (str(block.device), request.latent_size, request.full, request.frames)
-        kind = (index, tuple(block.shape), block.dtype, areas, where)
+        kind = (id(mask), tuple(block.shape), block.dtype, areas, where)
         if kind not in self._masks:
             size = _grid(block, request.latent_size)
             frames = request.frames or range(request.images)
@@ -174,6 +173,23 @@ class ControlRunner:
             shape = (rows.shape[0], 1, *size) if block.ndim == 4 else (rows.shape[0], -1, 1)
             self._masks[kind] = rows.reshape(shape).to(block)
         return self._masks[kind]
+
+
+def _require_voice(
+    residuals: ControlResiduals, scales: ChunkScales, chunks: Sequence[Chunk]
+) -> None:
+    """ValueError if the scales leave nothing but blocks where this control is silent."""
+    spoken = {i for i, block in enumerate(residuals) if block is not None}
+    asked = set[int]().union(*(scales[chunk].asked for chunk in chunks))
+    if asked and spoken and not asked & spoken:
+        raise ValueError(
+            f"The block scales leave only {_numbers(asked)}, where this control says nothing at "
+            f"all; it speaks at {_numbers(spoken)}. Give one of those a scale."
+        )
+
+
+def _numbers(blocks: set[int]) -> str:
+    return f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, sorted(blocks)))}"
 
 
 def _grid(block: Tensor, latent_size: tuple[int, int]) -> tuple[int, int]:

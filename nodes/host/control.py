@@ -21,6 +21,7 @@ from ...cnpp_core.control.shape import ControlShape
 from ...cnpp_core.network.config import NetworkConfig
 from .call import MARK, Call, area_hooks
 from .family import require_model
+from .foreign import explained, require_fit
 from .lists import LazyLists, Lists, merged
 from .run import Run
 
@@ -99,6 +100,11 @@ class ControlNetPlusPlus(host.ControlBase):
     def deepclone_multigpu(
         self, load_device: torch.device, autoregister: bool = False
     ) -> ControlNetPlusPlus:
+        if isinstance(self.inner, host.ControlLora):
+            raise ValueError(
+                "A control-LoRA borrows the weights of the model on the first GPU, so it can't "
+                "work on several. Load a whole ControlNet, or take the multi-GPU node out."
+            )
         twin = self.copy()
         twin.inner = self.inner.deepclone_multigpu(load_device)
         twin._follow_inner()
@@ -132,10 +138,11 @@ class ControlNetPlusPlus(host.ControlBase):
         config = self.config
         if config is not None:
             require_model(config, model)
+        else:
+            require_fit(self.inner, model)
         super().pre_run(model, percent_to_timestep_function)
-        self.inner.pre_run(model, percent_to_timestep_function)
-        if self.blocks is not None:
-            self.shape.require_blocks(self.blocks)
+        with explained(self.inner, model):
+            self.inner.pre_run(model, percent_to_timestep_function)
         # cleanup does not run after an interrupt, so what a run has gathered ends here.
         self._run = Run(self, model, percent_to_timestep_function)
 

@@ -15,6 +15,7 @@ from ...cnpp_core.control.runner import Chunk, ControlRunner
 from ...cnpp_core.control.timing import Timing
 from .call import Call
 from .family import unet_block_layout
+from .foreign import explained
 from .lists import Layout, LazyLists, Lists
 from .speed import beside, calls_for_eager, partial_of
 
@@ -33,10 +34,15 @@ class Run:
         self.union_hints = control.union_hints
         self.network = control.control_model if is_controlnet(control.control_model) else None
         self.unet = unet_block_layout(model)
-        self.model_sampling = model.model_sampling
+        self.model, self.model_sampling = model, model.model_sampling
         self.timing = Timing(percent_to_sigma)
         self.hints = HintCache()
-        self.runner = ControlRunner(self.shape, control.blocks)
+        blocks = control.blocks
+        if blocks is None and self.unet is not None:
+            blocks = len(self.unet)  # whatever speaks to a UNet speaks at its places
+        if blocks is not None:
+            self.shape.require_blocks(blocks)
+        self.runner = ControlRunner(self.shape, blocks)
         self._layout: Layout | None = None
         self._sigmas: list[float] = []
         self._handlers: dict[Hashable, Any] = {}
@@ -97,14 +103,15 @@ class Run:
         x = call.x
         if self.shape.speed.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        lists = handler.get_control(x, call.t, dict(call.cond), len(call.chunks), call.options)
-        self._layout = Layout.of(lists, unet=self.unet is not None)
-        residuals = self._layout.read(lists)
+        with explained(self.inner, self.model):
+            lists = handler.get_control(x, call.t, dict(call.cond), len(call.chunks), call.options)
+        places = None if self.unet is None else len(self.unet)
+        self._layout = Layout.of(lists, unet=places)
+        residuals = self._layout.read(lists, call.x.shape[0])
         residuals.require_finite()
         if self.unet is not None:
-            # The host would log and drop a residual that does not fit. Some adapters say nothing
-            # at the middle block.
-            residuals.require_shapes(self.unet[: len(residuals)], *call.latent_size)
+            # The host would log and drop a residual that does not fit.
+            residuals.require_shapes(self.unet, *call.latent_size)
         return residuals
 
     def _handler(self, call: Call) -> Any:

@@ -26,6 +26,11 @@ def with_union_type(
     """
     ours = as_ours(control_net)
     known = ours.config.union_types if ours.config is not None else None
+    if known is None and getattr(ours.control_model, "num_union_modes", 0):
+        raise ValueError(
+            f"{NODE}: this union network is none of Stable Diffusion's, its types have other "
+            "numbers. Use ComfyUI's own node Set Union ControlNet Type for it."
+        )
     if known is None:
         raise ValueError(
             f"{NODE}: control_net is no union network, it reads one kind of condition. Load a "
