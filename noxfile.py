@@ -6,6 +6,7 @@ torch is pinned in this file only. ComfyUI brings its own, so it is no dependenc
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -39,6 +40,9 @@ REFERENCE_ANNOTATORS = "controlnet_aux==0.0.10"
 PYTEST = ("pytest>=8.4", "pytest-timeout>=2.3")
 TIMEOUT = "--timeout=900"  # seconds for one test: a hang fails and says where
 
+NAMED_PYTHON = os.environ.get("COMFYUI_PYTHON")
+HOSTED = "control"  # the measurement in bench/ that runs inside ComfyUI
+
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
@@ -69,24 +73,13 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def host(session: nox.Session) -> None:
     """tests/host inside every ComfyUI at hand, under ComfyUI's own Python."""
-    comfy_host = load(ROOT / "tests" / "comfy_host.py")
-    try:
-        main = comfy_host.find_host()
-    except ValueError as error:
-        session.error(str(error))
+    comfy_host, main, python = find_comfy(session)
     if main is None:
         session.skip(f"SKIPPED, nothing was tested: {comfy_host.why_not()}")
-    named = os.environ.get("COMFYUI_PYTHON")
-    python = Path(named).expanduser() if named else comfy_host.host_python(main)
-    if python is None or not python.is_file():
-        session.error(
-            f"found ComfyUI at {main}, but not its Python "
-            f"({named or '.venv, venv, python_embeded'}): set COMFYUI_PYTHON to it"
-        )
 
     failed = []
     for number, path in enumerate([main, *comfy_host.other_hosts(main)]):
-        own = None if named or number == 0 else comfy_host.host_python(path)
+        own = None if number == 0 or NAMED_PYTHON else comfy_host.host_python(path)
         interpreter = own or python
         title = f"ComfyUI {comfy_host.host_version(path)} in {path}"
         session.log(f"{title}, Python {interpreter}")
@@ -115,10 +108,64 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The measurements in bench/, all or the named ones; `-- network` runs bench/network.py."""
-    install(session, *ORACLES)
-    session.install("--no-deps", REFERENCE_ANNOTATORS)
-    session.run("python", "cli.py", "bench", *session.posargs)
+    """The measurements in bench/, all or the named ones; `-- control --only neutral_512`.
+
+    `control` measures inside ComfyUI, under ComfyUI's own Python; it is left out without one.
+    """
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs))
+    options = session.posargs[len(names) :]
+    every = [file.stem for file in sorted((ROOT / "bench").glob("[!_]*.py"))]
+    names = names or every
+    outside = [name for name in names if name != HOSTED]
+    if options and len(names) != 1:
+        session.error(f"{options[0]} needs one measurement in front of it: {', '.join(every)}")
+    failed = []
+    if outside:
+        install(session, *ORACLES)
+        session.install("--no-deps", REFERENCE_ANNOTATORS)
+        try:
+            session.run("python", "cli.py", "bench", *outside, *options)
+        except CommandFailed:
+            failed.append(", ".join(outside))
+    if HOSTED in names:
+        comfy_host, main, python = find_comfy(session)
+        if main is None:
+            session.warn(f"SKIPPED bench {HOSTED}, nothing was measured: {comfy_host.why_not()}")
+        else:
+            title = f"ComfyUI {comfy_host.host_version(main)} in {main}, Python {python}"
+            session.log(f"{HOSTED}: {title}")
+            extras = install_beside(session, python)
+            try:
+                session.run(
+                    *(str(python), "cli.py", "bench", HOSTED, *options),
+                    env={"COMFYUI_PATH": str(main), "PYTHONPATH": str(extras)},
+                    external=True,
+                )
+            except CommandFailed:
+                failed.append(HOSTED)
+    if failed:
+        session.error(f"failed, or beyond a target: {'; '.join(failed)}")
+
+
+def find_comfy(session: nox.Session) -> tuple[ModuleType, Path | None, Path]:
+    """tests/comfy_host.py, the ComfyUI that it finds, and its Python; an error if that is missing.
+
+    COMFYUI_PATH and COMFYUI_PYTHON name them where they can't be found.
+    """
+    comfy_host = load(ROOT / "tests" / "comfy_host.py")
+    try:
+        main = comfy_host.find_host()
+    except ValueError as error:
+        session.error(str(error))
+    if main is None:
+        return comfy_host, None, Path()
+    python = Path(NAMED_PYTHON).expanduser() if NAMED_PYTHON else comfy_host.host_python(main)
+    if python is None or not python.is_file():
+        session.error(
+            f"found ComfyUI at {main}, but not its Python "
+            f"({NAMED_PYTHON or '.venv, venv, python_embeded'}): set COMFYUI_PYTHON to it"
+        )
+    return comfy_host, main, python
 
 
 def install_beside(session: nox.Session, python: Path) -> Path:
