@@ -4,68 +4,88 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .measure import Comparison, Legend
+from .measure import (
+    INVENTED,
+    KEPT,
+    LOST,
+    MOST_COLOUR,
+    OUTSIDE_MASK,
+    Comparison,
+    Legend,
+    colour_of,
+    painted,
+    refuse_if,
+    wrong_scale,
+)
 from .metrics import dilate, edge_f1
 from .resize import resize_lines
 
-KEPT = (1.0, 1.0, 1.0)
-LOST = (1.0, 0.15, 0.1)
-INVENTED = (0.2, 0.5, 1.0)
-OUTSIDE_MASK = (0.2, 0.2, 0.2)
+__all__ = ["INVENTED", "KEPT", "LOST", "OUTSIDE_MASK", "EdgeMeasure", "edge_difference"]
 
 # What edge maps are not. On 21 photographs and drawings, Canny at four thresholds sets at most 36 %
 # of the pixels; grey values appear only where a map was interpolated or compressed.
 MOST_WHITE = 0.5
 MOST_GREY = 0.5
-MOST_COLOUR = 0.02
 GREY_WORTH_A_REMARK = 0.01
 
 
 @dataclass(frozen=True)
 class EdgeMeasure:
-    """Edge F1; `tolerance` in pixels as in `metrics.edge_f1`, 0 for exact pixels."""
+    """F1 of the set pixels; `tolerance` in pixels as in `metrics.edge_f1`, 0 for exact pixels.
+
+    what: the word for a set pixel. node: the one whose output such a condition is.
+    """
 
     tolerance: int = 0
+    what: str = "edge"
+    node: str = "Canny"
 
     @property
     def name(self) -> str:
         """Names the tolerance, without which an F1 says little."""
+        title = f"{self.what.capitalize()} F1"
         if self.tolerance == 0:
-            return "Edge F1 (exact pixels)"
-        return f"Edge F1 (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
+            return f"{title} (exact pixels)"
+        return f"{title} (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """An F1."""
+        return True
 
     @property
     def legend(self) -> Legend:
         """Colours of the difference picture."""
         return (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
 
+    @property
+    def enlarging(self) -> str:
+        """Lines grow with the scale, while the annotator finds them one pixel thin."""
+        return (
+            "enlarged lines are thick, which lowers the score: a condition made at the picture's "
+            "size is exact"
+        )
+
+    def text(self, score: float) -> str:
+        """A share."""
+        return f"{score:.1%}"
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Edges of a map (N, 1 or 3, H, W) -> (N, 1, H, W) bool; refuses what is no edge map."""
+        kind = f"{_article(self.what)} {self.what} map (white lines on black)"
+        refuse_if([self._problem(one) for one in condition], kind)
         grey = condition.float().mean(1, keepdim=True)
-        spread = condition.amax(1) - condition.amin(1)
-        between = ((grey > 0.1) & (grey < 0.9)).float().mean((1, 2, 3))
-        edges = grey > 0.5
-        for index in range(condition.shape[0]):
-            problem = _not_an_edge_map(
-                highest=condition[index].max().item(),
-                colour=spread[index].mean().item(),
-                grey=between[index].item(),
-                white=edges[index].float().mean().item(),
-            )
-            if problem:
-                which = "The condition" if condition.shape[0] == 1 else f"Condition {index + 1}"
-                raise ValueError(f"{which} is not an edge map (white lines on black): {problem}")
+        between = _between(grey).amax().item()
         remarks = []
-        if between.max() > GREY_WORTH_A_REMARK:
+        if between > GREY_WORTH_A_REMARK:
             remarks.append(
-                f"{between.max():.0%} of the condition is grey, as after a resize with "
-                "interpolation; values above 0.5 count as edges. A map straight from the "
+                f"{between:.0%} of the condition is grey, as after a resize with "
+                f"interpolation; values above 0.5 count as {self.what}s. A map straight from the "
                 "annotator is exact."
             )
-        return edges, remarks
+        return grey > 0.5, remarks
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """Keeps one-pixel lines, see `resize_lines`."""
@@ -76,11 +96,33 @@ class EdgeMeasure:
         found = recovered.mean(1, keepdim=True) > 0.5
         score = edge_f1(found, wanted, self.tolerance, mask)
         lines = [
-            f"F1 {f1:.1%}; {recall:.1%} of the wanted edges are there, {precision:.1%} of the "
-            "edges there were wanted"
+            f"F1 {f1:.1%}; {recall:.1%} of the wanted {self.what}s are there, {precision:.1%} of "
+            f"the {self.what}s there were wanted"
             for precision, recall, f1 in zip(*(part.tolist() for part in score), strict=True)
         ]
         return Comparison(score.f1, lines, edge_difference(found, wanted, self.tolerance, mask))
+
+    def _problem(self, condition: Tensor) -> str:
+        """Why a condition (C, H, W) is no such map, and what to do; empty if it may be one."""
+        if problem := wrong_scale(condition):
+            return problem
+        if colour_of(condition) > MOST_COLOUR:
+            return (
+                "it is in colour. Connect the condition that went into the ControlNet, for example "
+                f"the output of the {self.node} node, not the photograph it was made from."
+            )
+        grey = condition.float().mean(0, keepdim=True)[None]
+        if (between := _between(grey).item()) > MOST_GREY:
+            return (
+                f"{between:.0%} of it is shades of grey, like a photograph or a depth map. Connect "
+                f"the output of the {self.node} node."
+            )
+        if (white := (grey > 0.5).float().mean().item()) > MOST_WHITE:
+            return (
+                f"{white:.0%} of it is white. Black lines on white must be inverted first (Invert "
+                f"Image); a filled mask is no {self.what} map."
+            )
+        return ""
 
 
 def edge_difference(
@@ -95,32 +137,16 @@ def edge_difference(
     lost = wanted & ~dilate(found, tolerance)
     invented = found & ~dilate(wanted, tolerance)
     kept = (found | wanted) & ~lost & ~invented
-    picture = torch.zeros(found.shape[0], 3, *found.shape[2:], device=found.device)
     layers = [(kept, KEPT), (lost, LOST), (invented, INVENTED)]
     if mask is not None:
         layers.append((~mask, OUTSIDE_MASK))
-    for pixels, colour in layers:
-        picture = torch.where(pixels, picture.new_tensor(colour).view(1, 3, 1, 1), picture)
-    return picture
+    return painted(found, layers)
 
 
-def _not_an_edge_map(highest: float, colour: float, grey: float, white: float) -> str:
-    """Why not, and what to do; empty if it may be one."""
-    if highest > 1.5:
-        return f"its values reach {highest:.3g}. Scale it to 0..1."
-    if colour > MOST_COLOUR:
-        return (
-            "it is in colour. Connect the condition that went into the ControlNet, for example the "
-            "output of the Canny node, not the photograph it was made from."
-        )
-    if grey > MOST_GREY:
-        return (
-            f"{grey:.0%} of it are shades of grey, like a photograph or a depth map. Connect the "
-            "output of the Canny node."
-        )
-    if white > MOST_WHITE:
-        return (
-            f"{white:.0%} of it is white. Black lines on white must be inverted first (Invert "
-            "Image); a filled mask is no edge map."
-        )
-    return ""
+def _between(grey: Tensor) -> Tensor:
+    """Share of the pixels (N, 1, H, W) that are neither black nor white, (N,)."""
+    return ((grey > 0.1) & (grey < 0.9)).float().mean((1, 2, 3))
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"

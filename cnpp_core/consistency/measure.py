@@ -1,13 +1,20 @@
-"""What a consistency check must know about a kind of condition."""
+"""What a consistency check must know about a kind of condition, and what these kinds share."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 # Words and RGB colours (0..1) of a difference picture.
 Legend = tuple[tuple[str, tuple[float, float, float]], ...]
+
+KEPT = (1.0, 1.0, 1.0)
+LOST = (1.0, 0.15, 0.1)
+INVENTED = (0.2, 0.5, 1.0)
+OUTSIDE_MASK = (0.2, 0.2, 0.2)
+MOST_COLOUR = 0.02  # mean spread of the channels in what still counts as grey
 
 
 class Comparison(NamedTuple):
@@ -27,8 +34,22 @@ class Measure(Protocol):
         ...
 
     @property
+    def higher_is_better(self) -> bool:
+        """False for errors."""
+        ...
+
+    @property
     def legend(self) -> Legend:
         """Words and RGB colours of the difference picture."""
+        ...
+
+    @property
+    def enlarging(self) -> str:
+        """What it costs to enlarge a condition, for the report; empty if nothing."""
+        ...
+
+    def text(self, score: float) -> str:
+        """A score as people write it."""
         ...
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
@@ -42,3 +63,45 @@ class Measure(Protocol):
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """`recovered` as the annotator gave it, `wanted` as read, mask (B, 1, H, W) bool."""
         ...
+
+
+def refuse_if(problems: list[str], kind: str) -> None:
+    """ValueError naming the first condition that has a problem; one text for each, "" if sound."""
+    for number, problem in enumerate(problems, start=1):
+        if problem:
+            which = "The condition" if len(problems) == 1 else f"Condition {number}"
+            raise ValueError(f"{which} is not {kind}: {problem}")
+
+
+def wrong_scale(condition: Tensor) -> str:
+    """What to do if one condition (C, H, W) is on another scale than 0..1, else empty."""
+    highest, lowest = condition.max().item(), condition.min().item()
+    if highest > 1.5 or lowest < -0.5:
+        found = highest if highest > 1.5 else lowest
+        return f"its values reach {found:.3g}. Scale it to 0..1."
+    return ""
+
+
+def colour_of(condition: Tensor) -> float:
+    """Mean spread of the channels of (C, H, W): 0 is grey."""
+    return (condition.amax(0) - condition.amin(0)).mean().item()
+
+
+def heat(values: Tensor) -> Tensor:
+    """(B, 1, H, W) in 0..1 -> colours (B, 3, H, W): black, red, yellow, white."""
+    return torch.cat([values * 3, values * 3 - 1, values * 3 - 2], dim=1).clamp(0, 1)
+
+
+def grey_outside(picture: Tensor, mask: Tensor | None) -> Tensor:
+    """The picture (B, 3, H, W) with what the mask (B, 1, H, W) leaves out in dark grey."""
+    if mask is None:
+        return picture
+    return torch.where(mask, picture, picture.new_tensor(OUTSIDE_MASK).view(1, 3, 1, 1))
+
+
+def painted(like: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> Tensor:
+    """Black (B, 3, H, W) with each layer's pixels (B, 1, H, W) in its colour, later ones on top."""
+    picture = torch.zeros(like.shape[0], 3, *like.shape[-2:], device=like.device)
+    for pixels, colour in layers:
+        picture = torch.where(pixels, picture.new_tensor(colour).view(1, 3, 1, 1), picture)
+    return picture

@@ -256,6 +256,22 @@ def test_a_picture_of_wrong_shape_is_refused(shape):
         check_consistency(torch.zeros(shape), lines(2), canny_cnpp)
 
 
-def test_an_annotator_that_changes_the_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\).*resolution to 0"):
-        check_consistency(torch.zeros(1, 3, 16, 16), lines(2), finds(lines(2, size=8)))
+def test_an_annotator_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\(1, 1, 8, 12\).*picture's shape"):
+        check_consistency(torch.zeros(1, 3, 16, 16), lines(2), finds(torch.zeros(1, 1, 8, 12)))
+
+
+def test_an_annotator_with_its_own_resolution_is_compared_at_that():
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[:, :, :8] = 1
+    image = torch.zeros(1, 3, 16, 16)
+    result = check_consistency(image, lines(4, 12), finds(lines(2, size=8)), mask=mask)
+    assert result.score == 1
+    assert result.difference.shape == (1, 3, 8, 8)
+    assert "16x16, was brought to the annotator's 8x8" in result.report
+
+
+def test_the_ranking_puts_the_most_consistent_picture_first():
+    recovered = torch.cat([lines(5), lines(2, 8), lines(2)])
+    result = check(recovered, lines(2, 8), batch=3)
+    assert result.ranking == [1, 2, 0]

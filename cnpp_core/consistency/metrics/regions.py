@@ -39,11 +39,8 @@ def confusion(
     if mask is not None:
         counted = counted & (mask.to(prediction.device)[:, 0] > 0.5)
     predicted = torch.where(prediction == ignore_index, classes, prediction.long())
-    for name, labels, highest in (
-        ("target", target, classes),
-        ("prediction", predicted, classes + 1),
-    ):
-        wrong = counted & ((labels < 0) | (labels >= highest))
+    for name, labels in (("target", target), ("prediction", predicted)):
+        wrong = counted & ((labels < 0) | (labels >= classes + (name == "prediction")))
         if wrong.any():
             raise ValueError(
                 f"The {name} holds class {int(labels[wrong][0])}; {classes} classes are 0 to "
@@ -90,8 +87,8 @@ def soft_iou(
     """Mean IoU of class probabilities, per picture, (B,); differentiable.
 
     probabilities: (B, K, H, W), their sum over K is 1; target: (B or 1, H, W). Intersection is
-    sum(p t), union sum(p + t - p t); the mean is over the classes of the target. Equals the hard IoU
-    of those classes where probabilities are 0 or 1. NaN where every pixel is ignored.
+    sum(p t), union sum(p + t - p t); the mean is over the classes of the target. Equals the hard
+    IoU of those classes where probabilities are 0 or 1. NaN where every pixel is ignored.
     """
     p = at_least_float32(probabilities)
     target = target.to(p.device).expand(len(p), -1, -1)

@@ -17,15 +17,16 @@ K1, K2 = 0.01, 0.03
 def ssim(
     prediction: Tensor, target: Tensor, mask: Tensor | None = None, data_range: float = 1.0
 ) -> Tensor:
-    """Mean SSIM per picture, (B,): Gaussian windows of 11x11 that lie wholly in the picture.
+    """Mean SSIM per picture, (B,): Gaussian windows of 11x11, the border mirrored.
 
     prediction: (B, C, H, W), sides of at least 11; target: batch B or 1. With a mask, the mean over
-    windows whose centre is inside; NaN if there is none. Differentiable in both.
+    windows whose centre is inside; NaN if there is none. Differentiable in both. Equals
+    torchmetrics' (and scikit-image's, which leaves out a border of 5 pixels).
     """
     prediction, target = as_pair(prediction, target, "a picture")
     _check_size(prediction, 1)
     full, _ = _maps(prediction, target, data_range)
-    return masked_mean(full, _cropped(inside(mask, prediction)))
+    return masked_mean(full, inside(mask, prediction))
 
 
 def ms_ssim(
@@ -37,9 +38,11 @@ def ms_ssim(
 ) -> Tensor:
     """Multi-scale SSIM per picture, (B,): the product of what each scale gives to the power beta.
 
-    Contrast and structure at every scale, luminance at the coarsest; negative means count as 0.
-    Sides must be above 10 * 2^(scales - 1), which is 160 for the usual five; see `betas_that_fit`.
-    A mask is shrunk with the picture. Differentiable in both.
+    Contrast and structure at every scale, away from the border; luminance at the coarsest, border
+    mirrored; negative means count as 0: torchmetrics with `normalize="relu"`, which is what
+    ControlNet++ is measured with. Sides must be at least 11 * 2^(scales - 1), which is 176 for the
+    usual five; see `betas_that_fit`. A mask is shrunk with the picture; at scales where it lies in
+    the border, mirrored windows count. Differentiable in both.
     """
     prediction, target = as_pair(prediction, target, "a picture")
     _check_size(prediction, len(betas))
@@ -48,8 +51,11 @@ def ms_ssim(
     product = torch.ones_like(prediction[:, 0, 0, 0])
     for scale, beta in enumerate(betas):
         full, structure = _maps(prediction, target, data_range)
-        values = full if scale == len(betas) - 1 else structure
-        product = product * _power(masked_mean(values, _cropped(weights)), beta)
+        if scale == len(betas) - 1:
+            value = masked_mean(full, weights)
+        else:
+            value = _away_from_border(structure, weights)
+        product = product * _power(value, beta)
         prediction, target = F.avg_pool2d(prediction, 2), F.avg_pool2d(target, 2)
         weights = None if weights is None else F.avg_pool2d(weights, 2)
     return product
@@ -66,7 +72,7 @@ def betas_that_fit(height: int, width: int) -> tuple[float, ...]:
 
 
 def _maps(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
-    """SSIM, and its contrast-structure part, at the windows that lie in the picture."""
+    """SSIM at every pixel, and its contrast-structure part."""
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     moments = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, xx, yy, xy = moments.chunk(5, dim=1)
@@ -81,16 +87,18 @@ def _blur(x: Tensor) -> Tensor:
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device)
     taps = torch.exp(-((offsets / SIGMA) ** 2) / 2)
     taps = taps / taps.sum()
-    rows = F.conv2d(x.flatten(0, 1)[:, None], taps.view(1, 1, -1, 1))
-    return F.conv2d(rows, taps.view(1, 1, 1, -1)).view(*x.shape[:2], *_valid(x))
+    planes = F.pad(x, (RADIUS,) * 4, "reflect").flatten(0, 1)[:, None]
+    rows = F.conv2d(planes, taps.view(1, 1, -1, 1))
+    return F.conv2d(rows, taps.view(1, 1, 1, -1)).view(x.shape)
 
 
-def _valid(x: Tensor) -> tuple[int, int]:
-    return x.shape[-2] - 2 * RADIUS, x.shape[-1] - 2 * RADIUS
-
-
-def _cropped(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask[..., RADIUS:-RADIUS, RADIUS:-RADIUS]
+def _away_from_border(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean per picture over windows that lie in it wholly; over all, where the mask has no such."""
+    middle = (..., slice(RADIUS, -RADIUS), slice(RADIUS, -RADIUS))
+    if weights is None:
+        return masked_mean(values[middle], None)
+    found = masked_mean(values[middle], weights[middle])
+    return torch.where(found.isnan(), masked_mean(values, weights), found)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
@@ -101,7 +109,7 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 
 def _smallest(scales: int) -> int:
-    return (2 * RADIUS) * 2 ** (scales - 1) + 1
+    return (2 * RADIUS + 1) * 2 ** (scales - 1)
 
 
 def _check_size(x: Tensor, scales: int) -> None:
