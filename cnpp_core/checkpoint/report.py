@@ -53,15 +53,12 @@ class NetworkReport:
     @property
     def bytes_as(self) -> dict[str, int]:
         """Size of the weights in bytes, per storage type."""
-        return {name: size * self.parameters for name, size in BYTES.items()}
+        return _bytes_as(self.parameters)
 
     def text(self, blocks: bool = True) -> str:
         """A table for people; without its rows per block it is four lines."""
-        sizes = ", ".join(f"{n / 1e6:,.1f} MB as {name}" for name, n in self.bytes_as.items())
         lines = [
-            f"{self.title}" + (f", {self.residuals} blocks" if self.residuals else ""),
-            f"{self.parameters:,} parameters in {self.tensors} tensors",
-            sizes,
+            *_heading(self.title, self.residuals, self.parameters, self.tensors),
             f"{self.macs / 1e9:,.2f} GMAC at {self.example}",
         ]
         if blocks:
@@ -76,6 +73,26 @@ class NetworkReport:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings and lists, ready for JSON."""
         return {**asdict(self), "bytes": self.bytes_as}
+
+
+def weights_text(config: NetworkConfig, weights: Mapping[str, Tensor]) -> str:
+    """What a ControlNet's weights are, in three lines: all that is known without running it."""
+    parameters = sum(weight.numel() for weight in weights.values())
+    title = f"{config.family} ControlNet"
+    return "\n".join(_heading(title, config.blocks, parameters, len(weights)))
+
+
+def _heading(title: str, residuals: int, parameters: int, tensors: int) -> list[str]:
+    sizes = (f"{n / 1e6:,.1f} MB as {name}" for name, n in _bytes_as(parameters).items())
+    return [
+        title + (f", {residuals} blocks" if residuals else ""),
+        f"{parameters:,} parameters in {tensors} tensors",
+        ", ".join(sizes),
+    ]
+
+
+def _bytes_as(parameters: int) -> dict[str, int]:
+    return {name: size * parameters for name, size in BYTES.items()}
 
 
 @lru_cache(maxsize=32)

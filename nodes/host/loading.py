@@ -16,7 +16,7 @@ from comfy import controlnet, model_management, ops, utils
 from torch import Tensor
 
 from ...cnpp_core.checkpoint.load import STORAGE, LoadedControl, load_controlnet_file
-from ...cnpp_core.checkpoint.report import report
+from ...cnpp_core.checkpoint.report import weights_text
 from ...cnpp_core.network.config import NetworkConfig
 from .control import ControlNetPlusPlus
 from .network import HostedNetwork
@@ -52,7 +52,7 @@ def load_control(
     lines = [
         f"{Path(path).name}: {loaded.format}, stored as {STORAGE[loaded.dtype]}, "
         f"loaded as {STORAGE[chosen]}",
-        report(loaded.config).text(blocks=False),
+        weights_text(loaded.config, loaded.state_dict),
     ]
     return control, "\n".join(lines)
 
