@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-if "harness" not in sys.modules:
-    spec = importlib.util.spec_from_file_location("harness", HERE / "harness.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["harness"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+for name in ("harness", "foreign"):
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 @pytest.fixture(scope="session")
