@@ -56,8 +56,13 @@ def start() -> str:
 
 
 def theirs(name: str) -> Any:
-    """A module of ComfyUI, e.g. `comfy.controlnet`."""
+    """A module of ComfyUI, e.g. `comfy.controlnet`, or of what it brings along."""
     return importlib.import_module(name)
+
+
+def free_gigabytes() -> float:
+    """Memory that is available."""
+    return theirs("psutil").virtual_memory().available / 2**30
 
 
 def ours(name: str) -> Any:
@@ -199,7 +204,8 @@ class Requests:
     def embed(self) -> Tensor:
         """ComfyUI's embedding of the hint, which ours does once in a sampling."""
         block: Any = self.bench.network.input_hint_block
-        return block(self.hint.to(block[0].weight.dtype).expand(BATCH, -1, -1, -1), None, None)
+        dtype = self.bench.control.inner.manual_cast_dtype or block[0].weight.dtype
+        return block(self.hint.to(dtype).expand(BATCH, -1, -1, -1), None, None)
 
     def adding(self) -> Call:
         """What the UNet does with residuals: a sum for every block."""

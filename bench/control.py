@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -32,6 +32,7 @@ from ._host import (
     Requests,
     Workbench,
     count_evaluations,
+    free_gigabytes,
     random_weights,
     start,
     truncated,
@@ -41,6 +42,7 @@ from ._pairs import RESULTS, Spread, Times, interleaved, merge
 from ._processes import FAST, OURS, THEIRS, in_child, read_through, write_file
 
 STEPS = 20
+SDXL_NEEDS = 14  # gigabytes: two networks in fp16, and what their layers are cast to
 DEPTH = 4  # blocks of `first_four`
 NARROW = 32  # model_channels where nothing is timed
 TARGETS = {
@@ -229,7 +231,7 @@ class Measurement:
         self.conditions = options.count
         self.name = "control"
         if options.quick:
-            self.config = NetworkConfig(model_channels=NARROW)
+            self.config = replace(self.config, model_channels=2 * NARROW)
             self.pairs, self.sizes, self.conditions, self.name = 2, [64], 4, "control-quick"
 
     @cached_property
@@ -238,6 +240,9 @@ class Measurement:
 
     def run(self) -> None:
         """Every section that is asked for, its results written at once."""
+        if self.options.sdxl and not self.options.quick and free_gigabytes() < SDXL_NEEDS:
+            print(f"SDXL: SKIPPED, {free_gigabytes():.0f} GB of memory are free, not {SDXL_NEEDS}")
+            return
         for size in self.sizes:
             suffix = f"sdxl_{size}" if self.options.sdxl else str(size)
             for names, section in SECTIONS.items():
@@ -320,6 +325,11 @@ def summary(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             missed.append(name)
             goal += " !"
         lines.append(f"{name:<28}{value:>8.3f}{half:>18}{goal:>9}  {price}".rstrip())
+    for size, found in results.get("memory", {}).items():
+        lines.append(
+            f"memory of calls at {size}: {found['ratio']:.2f} of ComfyUI's {found[THEIRS]:.0f} MB, "
+            f"the fast setting {found['ratio_fast']:.2f}"
+        )
     return lines, missed
 
 
@@ -359,7 +369,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=7, help="turns, at least 2")
     parser.add_argument("--count", type=int, default=128, help="held-out conditions of the demo")
     parser.add_argument("--quick", action="store_true", help="tiny networks: does it all run?")
-    parser.add_argument("--sdxl", action="store_true", help="SDXL in fp16 instead; takes 16 GB")
+    parser.add_argument("--sdxl", action="store_true", help="SDXL in fp16 instead, at 512")
     return parser.parse_args(argv)
 
 
