@@ -170,7 +170,8 @@ class ControlNetPlusPlus(host.ControlBase):
         if ours is None or previous is None:
             return previous if ours is None else ours
         if isinstance(ours, LazyLists):
-            return LazyLists(lambda: merged(previous, ours), list(previous["input"]))
+            inputs = list(previous["input"]) if ours.knows_inputs else None
+            return LazyLists(lambda: merged(previous, ours), inputs)
         return merged(previous, ours)
 
 

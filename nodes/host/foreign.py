@@ -53,7 +53,7 @@ def explained(control: Any, model: Any) -> Iterator[None]:
     except model_management.OOM_EXCEPTION:
         raise
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
-        if is_controlnet(_network(control)):
+        if is_controlnet(_network(control)) and not isinstance(control, host.ControlLora):
             raise
         raise ValueError(
             f"{_name(control)} can't work with {_model(model)}: {error}. If it was made for "

@@ -121,13 +121,15 @@ def _added(place: str, previous: Tensor | None, ours: Tensor | None) -> Tensor |
 
 
 class LazyLists(dict):
-    """Control lists that are computed when the model asks for more than ``input``.
+    """Control lists that are computed when the model asks for them.
 
-    A step cache that skips the model never asks, and then nothing is computed.
+    A step cache that skips the model never asks, and then nothing is computed. inputs: a UNet asks
+    for ``input`` long before the rest, so where that list is known it is handed out by itself.
     """
 
-    def __init__(self, compute: Callable[[], Lists], inputs: list[Tensor | None]) -> None:
-        super().__init__({"input": inputs, "middle": [], "output": []})
+    def __init__(self, compute: Callable[[], Lists], inputs: list[Tensor | None] | None) -> None:
+        super().__init__({"input": inputs or [], "middle": [], "output": []})
+        self.knows_inputs = inputs is not None
         self._compute: Callable[[], Lists] | None = compute
 
     def _fill(self) -> None:
@@ -136,7 +138,7 @@ class LazyLists(dict):
             super().update(compute())
 
     def __getitem__(self, key: str) -> Any:
-        if key != "input":
+        if key != "input" or not self.knows_inputs:
             self._fill()
         return super().__getitem__(key)
 

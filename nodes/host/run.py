@@ -61,12 +61,14 @@ class Run:
         def compute() -> Lists:
             return self._compute(call, step)
 
-        # Only of a ControlNet for UNets is it known that it has no `input` to hand out at once.
-        if self.network is None or calls_for_eager(call.options):
+        if calls_for_eager(call.options):
             return compute()
-        if speed.overlap:
+        if self.network is not None and speed.overlap:
             return beside(compute, call.x, self.inner)
-        return LazyLists(compute, []) if speed.lazy else compute()
+        # A UNet asks for `input` at once; only of ControlNets is it known that they have none.
+        if not speed.lazy or (self.network is None and self.unet is not None):
+            return compute()
+        return LazyLists(compute, None if self.unet is None else [])
 
     def _percent(self, call: Call) -> float:
         return self.timing.percent(float(call.t[0]))
