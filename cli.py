@@ -23,6 +23,9 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
   demo [--help]          the whole cycle on the built-in demo model: picture, condition,
                          sampling with and without control, consistency
   demo train [--help]    train the weights of the demo model again, from its seed
+  evaluate KIND PICTURES CONDITIONS
+                         how well a folder of pictures follows a folder of conditions:
+                         table, CSV file, page with the worst cases (--help for options)
   report FILE            what a ControlNet file holds: family, format, parameters, cost
   report sd15|sd21|sdxl  the same for the network of that family, without a file
   report annotators      parameters, cost and sizes of the networks that find conditions
@@ -73,6 +76,11 @@ def demo(argv: Sequence[str]) -> int | None:
     return part("demo.run").main(argv)
 
 
+def evaluate(argv: Sequence[str]) -> int:
+    """Score a directory of pictures against a directory of conditions."""
+    return part("evaluate.run").main(argv)
+
+
 def report(argv: Sequence[str]) -> int:
     """Print parameters and MACs of a ControlNet file, a family's network, or the annotators."""
     if len(argv) != 1 or argv[0].startswith("-"):
@@ -108,6 +116,7 @@ def bench(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": demo,
+    "evaluate": evaluate,
     "report": report,
     "bench": bench,
 }

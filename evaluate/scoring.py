@@ -1,0 +1,137 @@
+"""From the files of one condition to its score, by the paper's protocol or by the check's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..annotators.ade20k import CLASSES, PALETTE
+from ..cnpp_core.condition import Condition
+from ..cnpp_core.consistency.check import CheckResult, check_consistency
+from ..cnpp_core.consistency.kinds import measure_for
+from ..cnpp_core.consistency.paper import (
+    PaperLabels,
+    PaperProtocol,
+    SampleScore,
+    paper_protocol,
+)
+from ..cnpp_core.consistency.resize import resize_nearest, same_aspect
+
+Annotate = Callable[[Tensor], Tensor]
+
+
+class Scoring(Protocol):
+    """How samples become scores, and scores a total."""
+
+    @property
+    def name(self) -> str:
+        """The metric."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """False for errors."""
+        ...
+
+    def text(self, score: float) -> str:
+        """A score as people write it."""
+        ...
+
+    def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
+        """Scores of one condition and a sentence for each picture."""
+        ...
+
+    def total(self, samples: Sequence[SampleScore]) -> float:
+        """The figure for the whole directory."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckScoring:
+    """What the Cycle-Consistency Check gives; the total is the mean over all pictures."""
+
+    kind: Condition
+    annotate: Annotate
+    tolerance: int = 0
+
+    @property
+    def name(self) -> str:
+        return self._measure.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self._measure.higher_is_better
+
+    def text(self, score: float) -> str:
+        return self._measure.text(score)
+
+    def check(self, pictures: Tensor, condition: Tensor) -> CheckResult:
+        """The whole result, with the recovered condition and the difference picture."""
+        return check_consistency(pictures, condition, self.annotate, self._measure)
+
+    def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
+        result = self.check(pictures, condition)
+        return SampleScore(result.score, result.per_image), list(result.lines)
+
+    def total(self, samples: Sequence[SampleScore]) -> float:
+        scores = [score for sample in samples for score in sample.per_picture]
+        return sum(scores) / len(scores)
+
+    @property
+    def _measure(self):
+        return measure_for(self.kind, self.tolerance, PALETTE[1:], CLASSES)
+
+
+@dataclass(frozen=True)
+class PaperScoring:
+    """The published evaluation, see `cnpp_core.consistency.paper`.
+
+    raw: pictures (B, 3, H, W) to the annotator's maps as the protocol wants them.
+    """
+
+    kind: Condition
+    raw: Annotate
+
+    @property
+    def name(self) -> str:
+        return self._protocol.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self._protocol.higher_is_better
+
+    def text(self, score: float) -> str:
+        return (
+            f"{score:.4f}"
+            if self.kind in (Condition.SOFTEDGE, Condition.LINEART)
+            else f"{score:.2f}"
+        )
+
+    def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
+        protocol = self._protocol
+        height, width = pictures.shape[-2:]
+        if condition.shape[-2:] != pictures.shape[-2:]:
+            if not same_aspect(condition.shape[-2:], (height, width)):
+                raise ValueError(
+                    f"the condition is {condition.shape[-1]}x{condition.shape[-2]} pixels and the "
+                    f"pictures are {width}x{height}: not the same shape"
+                )
+            condition = resize_nearest(condition, height, width)
+        with torch.no_grad():
+            raw = self.raw(pictures)
+        predictions = protocol.prediction(raw, height, width).cpu()
+        if isinstance(protocol, PaperLabels) and condition.shape[1] == 3:
+            predictions = protocol.merged(predictions)
+        score = protocol.sample(predictions, protocol.label(condition.cpu()))
+        return score, [f"{self.name} {self.text(one)}" for one in score.per_picture]
+
+    def total(self, samples: Sequence[SampleScore]) -> float:
+        return self._protocol.total(samples)
+
+    @property
+    def _protocol(self) -> PaperProtocol:
+        return paper_protocol(self.kind, PALETTE[1:], len(CLASSES))
