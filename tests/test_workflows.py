@@ -32,10 +32,13 @@ WIDGETS = {
     ],
     "LoadImage": ["image", "upload"],
     "MarkdownNote": ["text"],
+    "MaskComposite": ["x", "y", "operation"],
+    "MaskPreview": [],
     "Note": ["text"],
     "PreviewAny": ["preview_markdown", "preview_text", "previewMode"],
     "PreviewImage": [],
     "SaveImage": ["filename_prefix"],
+    "SolidMask": ["value", "width", "height"],
     "VAEDecode": [],
     "VAEEncode": [],
 }
