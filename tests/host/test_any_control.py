@@ -267,6 +267,49 @@ def test_a_residual_at_many_places_is_held_once(host, kind_of, monkeypatch):
         assert len({block.untyped_storage().data_ptr() for block in answer["input"]}) == 2
 
 
+@pytest.mark.parametrize("name", ["flux instantx", "sd3", "qwen instantx", "t2i full"])
+def test_a_lazy_control_is_the_same_and_skipped_with_the_model(host, kind_of, monkeypatch, name):
+    kind, control = kind_of(name)
+    lazy = our_apply(host, kind, speed(host, control, lazy=True))
+    assert torch.equal(sampled(host, kind, lazy), untouched(host, name, kind, control))
+    twice = our_apply(
+        host, kind, speed(host, control, lazy=True), positive=lazy[0], negative=lazy[1]
+    )
+    eager = host_apply(host, kind, control)
+    eager = host_apply(host, kind, control, positive=eager[0], negative=eager[1])
+    assert torch.equal(sampled(host, kind, twice), sampled(host, kind, eager))
+
+    asked = []
+    original = type(control).get_control
+
+    def counted(self, *args):
+        asked.append(1)
+        return original(self, *args)
+
+    def skipped(_apply_model, given):
+        return given["input"] * 0.9
+
+    monkeypatch.setattr(type(control), "get_control", counted)
+    model = kind.model(host).clone()
+    model.set_model_unet_function_wrapper(skipped)
+    host.sample(model, *lazy, latent=kind.latents(), steps=3)
+    # A UNet asks adapters for `input` at once; what they say is kept over the steps anyway.
+    assert len(asked) == (3 if name == "t2i full" else 0)
+
+
+@pytest.mark.parametrize("name", ["t2i full", "control-lora", "flux instantx", "qwen instantx"])
+def test_a_hint_of_another_aspect_is_fitted_as_said(host, kind_of, name):
+    kind, control = kind_of(name)
+    image = picture(height=96, width=200)
+    (shaped,) = host.call(
+        "CNPP_HintFit", control_net=control, fit="stretch", resampling="nearest", follow_area=True
+    )
+    place = host.pack("cnpp_core.control.hints").HintFit("stretch").place
+    by_hand = place(image.movedim(-1, 1), (128, 128)).movedim(1, -1)
+    wanted = sampled(host, kind, host_apply(host, kind, control, image=by_hand))
+    assert torch.equal(sampled(host, kind, our_apply(host, kind, shaped, image=image)), wanted)
+
+
 # Control-LoRA
 
 
