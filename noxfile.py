@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +39,7 @@ ORACLES = (
 # The reference annotators. Their dependencies would replace torch; what the tests use of the
 # package needs no more than is there already.
 REFERENCE_ANNOTATORS = "controlnet_aux==0.0.10"
+TIMM = "timm==1.0.31"  # what its depth network is built of
 PYTEST = ("pytest>=8.4", "pytest-timeout>=2.3")
 TIMEOUT = "--timeout=900"  # seconds for one test: a hang fails and says where
 
@@ -77,7 +80,7 @@ def host(session: nox.Session) -> None:
     if main is None:
         session.skip(f"SKIPPED, nothing was tested: {comfy_host.why_not()}")
 
-    failed = []
+    runs = []
     for number, path in enumerate([main, *comfy_host.other_hosts(main)]):
         own = None if number == 0 or NAMED_PYTHON else comfy_host.host_python(path)
         interpreter = own or python
@@ -85,16 +88,34 @@ def host(session: nox.Session) -> None:
         session.log(f"{title}, Python {interpreter}")
         extras = install_beside(session, interpreter)
         env = {"COMFYUI_PATH": str(path), "PYTHONPATH": str(extras)}
-        try:
-            session.run(
-                *(str(interpreter), "-m", "pytest", TIMEOUT, "tests/host", *session.posargs),
-                env=env,
-                external=True,
-            )
-        except CommandFailed:
-            failed.append(title)
+        command = (str(interpreter), "-m", "pytest", TIMEOUT, "tests/host", *session.posargs)
+        runs.append((title, command, {**os.environ, **env}))
+
+    # The tests use one thread each, so two versions are tested at a time.
+    failed = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for (title, *_), done in zip(runs, pool.map(run_apart, runs), strict=True):
+            print(f"=== {title}\n{done.stdout}", flush=True)
+            if done.returncode:
+                failed.append(title)
     if failed:
         session.error("failed: " + "; ".join(failed))
+
+
+def run_apart(run: tuple[str, Sequence[str], dict[str, str]]) -> subprocess.CompletedProcess[str]:
+    """The finished command, with everything it said in its standard output."""
+    _, command, env = run
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
 
 
 @nox.session
@@ -191,6 +212,7 @@ def install_beside(session: nox.Session, python: Path) -> Path:
     )
     found = [item["metadata"] for item in json.loads(plan.read_text(encoding="utf-8"))["install"]]
     packages = sorted(f"{item['name']}=={item['version']}" for item in found)
+    packages += [REFERENCE_ANNOTATORS, TIMM]  # as they are: torch and the rest are the host's
     target = folder / f"{zlib.crc32(' '.join(packages).encode()):08x}"
     if packages and not target.is_dir():
         session.log(f"{python} lacks {', '.join(packages)}: installing beside it, into {target}")

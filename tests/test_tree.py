@@ -25,7 +25,7 @@ ALLOWED = {
     "annotators": set(),
     "demo": {"annotators", "cnpp_core"},
     "evaluate": {"annotators", "cnpp_core"},
-    "bench": {"annotators", "cnpp_core", "demo"},
+    "bench": {"annotators", "cnpp_core", "demo", "nodes"},
     "nodes": {"annotators", "cnpp_core"},
     "nodes/demo": {"annotators", "cnpp_core", "demo", "nodes"},
 }

@@ -28,7 +28,8 @@ def released(host):
     if free < NEEDED_GB:
         pytest.skip(f"needs {NEEDED_GB} GB of free memory, {free:.1f} are there")
     threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    # Half of them: another version may be tested at the same time.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     checkpoint = host.pack("cnpp_core.checkpoint")
     weights = host.network(SD15).half().state_dict()
     config = checkpoint.read_config(weights)
