@@ -89,7 +89,7 @@ PINNED = {
         ["IMAGE", "POSE_KEYPOINT", "STRING"],
     ),
     "CNPP_CycleConsistencyCheck": (
-        ["images", "condition", "kind", "tolerance", "mask"],
+        ["images", "condition", "kind", "tolerance", "mask", "annotator"],
         ["FLOAT", "IMAGE", "IMAGE", "STRING"],
     ),
     "CNPP_ResidualEnergy": (["model"], ["MODEL", "RESIDUAL_ENERGY"]),
