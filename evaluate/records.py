@@ -98,9 +98,11 @@ class Records:
 
     def done(self, pairs: Sequence[Pair]) -> dict[str, Record]:
         """Records of these pairs, by name, whose files are still the same."""
-        stamps = {pair.name: pair.stamp for pair in pairs}
+        return self._read({pair.name: pair.stamp for pair in pairs})
+
+    def _read(self, stamps: dict[str, list[int]]) -> dict[str, Record]:
         found = {}
-        for file in sorted(self.folder.glob("scores-*.jsonl")):
+        for file in self._files():
             for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     record = Record.from_json(json.loads(line))
@@ -131,9 +133,12 @@ class Records:
 
         tell: is called with how many are missing, whenever that changes.
         """
-        missing, since = -1, time.monotonic()
+        stamps = {pair.name: pair.stamp for pair in pairs}
+        missing, since, size, found = -1, time.monotonic(), -1, {}
         while True:
-            found = self.done(pairs)
+            now = sum(file.stat().st_size for file in self._files())
+            if now != size:  # reading thousands of lines again and again would take long
+                size, found = now, self._read(stamps)
             if len(pairs) - len(found) != missing:
                 missing, since = len(pairs) - len(found), time.monotonic()
                 if missing:
@@ -141,6 +146,9 @@ class Records:
             if not missing or time.monotonic() - since > patience:
                 return found
             time.sleep(POLL)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("scores-*.jsonl"))
 
     def _agree(self, settings: dict[str, Any]) -> None:
         path = self.folder / SETTINGS

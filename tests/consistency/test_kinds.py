@@ -181,6 +181,15 @@ def test_a_condition_of_twice_the_size_scores_nearly_the_same(kind):
     assert "384x384, was brought to the picture's 192x192" in result.report
 
 
+@pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
+def test_half_precision_and_inference_mode_change_next_to_nothing(kind):
+    expected = check(kind, SOUND[kind], OTHER[kind]).score
+    with torch.inference_mode():
+        found = check(kind, SOUND[kind].half(), OTHER[kind].half())
+    assert found.score == pytest.approx(expected, rel=1e-3)
+    assert found.difference.dtype == torch.float32
+
+
 WRONG = [
     (Condition.CANNY, slope(), "shades of grey"),
     (Condition.SOFTEDGE, slope(), "dark|light"),
