@@ -64,8 +64,8 @@ class ApplyControlNet(io.ComfyNode):
                 BlockScalesType.Input(
                     "scales",
                     optional=True,
-                    tooltip="How strongly each block of the ControlNet acts, from Block Scales or "
-                    "Block Scale Preset. Not connected: all 1.",
+                    tooltip="How strongly each block of the ControlNet acts, from Block Scales, "
+                    "Block Scale Preset or Scale Schedule. Not connected: all 1.",
                 ),
                 io.Vae.Input(
                     "vae",

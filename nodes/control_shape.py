@@ -172,8 +172,9 @@ class ControlModeNode(io.ComfyNode):
                     options=list(CONTROL_MODES),
                     default="balanced",
                     tooltip="balanced: both alike. prompt is more important: both, softer towards "
-                    "fine detail. control is more important: as soft, in the cond rows alone "
-                    "(guess mode). cond rows only: full strength there; half the cost.",
+                    "fine detail. control is more important: the same softness, in the cond rows "
+                    "alone (guess mode). cond rows only: full strength there, half the cost; cfg "
+                    "then multiplies the control.",
                 ),
                 io.Float.Input(
                     "cond_strength",

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from .scales import PRESETS, BlockScales, ScalePreset, ScaleProduct, Scales
 
 INTERPOLATIONS = ("linear", "cosine", "step")
+FULL_WIDTH = str.maketrans("：；％，＊", ":;%,*")
 ALIASES = {"soft": "guess mode", "off": "0", "on": "1"}
-EXAMPLE = "0%: 1; 40%: soft; 80%: 0"
+EXAMPLE = "0%: 1; 60%: 1; 90%: soft"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def parse_schedule(
     behind it a number for all blocks, a preset, a name in ``named``, a list of one number per block
     in brackets, or any of these times a number. ValueError naming the entry that can't be read.
     """
+    text = text.translate(FULL_WIDTH).lower()
     entries = [entry.strip() for entry in re.split(r"[;\n]", text) if entry.strip()]
     return tuple(_parse_entry(entry, interpolation, named or {}) for entry in entries)
 
@@ -128,6 +130,11 @@ def _parse_factor(word: str, entry: str, named: Mapping[str, Scales]) -> Scales:
         values = [_number(part) for part in word[1:-1].replace(",", " ").split()]
         if values and None not in values:
             return BlockScales(tuple(value for value in values if value is not None))
+    if word == "scales":
+        raise ValueError(
+            f"Scale Schedule: '{entry}' says 'scales', but nothing is connected to that input. "
+            "Connect Block Scales or Block Scale Preset to it, or write a number."
+        )
     names = ", ".join(f"'{name}'" for name in (*named, "soft", *PRESETS))
     raise ValueError(
         f"Scale Schedule: '{word}' in '{entry}' is neither a number nor {names} nor a list in "

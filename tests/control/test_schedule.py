@@ -64,6 +64,10 @@ def test_entries_may_stand_on_lines_and_in_any_order():
     assert at(schedule("80%: 0\n0%: 1\n40%: 1"), 0.6)[0] == pytest.approx(0.5)
 
 
+def test_full_width_punctuation_and_capitals_are_read():
+    assert schedule("0％：1；50％：Soft") == schedule("0%: 1; 50%: soft")
+
+
 def test_values_are_numbers_presets_lists_names_and_products():
     own = BlockScales((0.1, 0.2, 0.3, 0.4, 0.5))
     assert at(schedule("0: 0.3"), 0.0) == (0.3,) * 5
@@ -81,9 +85,10 @@ def test_values_are_numbers_presets_lists_names_and_products():
         ("120%: 1", r"lies at 120 %"),
         ("40% 1", r"'40% 1' is no key frame"),
         ("40%: sfot", r"'sfot' in '40%: sfot' is neither a number nor 'soft'"),
+        ("40%: scales", r"'40%: scales' says 'scales', but nothing is connected"),
         ("40%: nan", r"'nan' in"),
         ("40%: [1, x]", r"nor a list in brackets"),
-        ("  ;\n ", r"at least one key frame, such as '0%: 1; 40%: soft; 80%: 0'"),
+        ("  ;\n ", r"at least one key frame, such as '0%: 1; 60%: 1; 90%: soft'"),
     ],
 )
 def test_text_that_cannot_be_read_is_refused_naming_the_entry(text, words):
