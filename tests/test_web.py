@@ -24,6 +24,9 @@ await import("./extensions/pack/js/show_text.js");
 class Node {
     widgets = [{ name: "tolerance", value: 1 }];
     calls = 0;
+    size = [300, 100];
+    computeSize() { return [200, 60 * this.widgets.length]; }
+    setSize(size) { this.size = size; }
     addDOMWidget(name, type, element, options) {
         const widget = { name, type, element, options };
         this.widgets.push(widget);
@@ -43,6 +46,7 @@ node.onExecuted({ text: ["F1: 60%\\npicture 1"] });
 seen.reloaded = node.widgets.map((w) => [w.name, w.element?.textContent ?? w.value]);
 seen.serialised = node.widgets[1].serialize;
 seen.calls = node.calls;
+seen.size = node.size;
 
 node.widgets.push({ name: "$$node-text-preview", value: "F1: 99%" });  // of a later run
 node.onExecuted({ text: ["F1: 70%\\npicture 1"] });
@@ -78,6 +82,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_a_cached_result_shows_its_text_in_one_widget_that_is_not_saved(seen):
     assert seen["reloaded"] == [["tolerance", 1], ["cnpp_text", "F1: 60%\npicture 1"]]
     assert seen["serialised"] is False
+
+
+def test_the_node_grows_to_hold_the_text(seen):
+    assert seen["size"] == [300, 120]
 
 
 def test_where_the_page_shows_the_text_of_an_earlier_run_it_is_replaced(seen):

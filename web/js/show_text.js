@@ -55,6 +55,10 @@ function addWidget(node) {
         getMinHeight: () => 60,
     });
     widget.serialize = false;
+    if (node.computeSize && node.setSize) {
+        const [width, height] = node.computeSize();
+        node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+    }
     return widget;
 }
 
