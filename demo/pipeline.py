@@ -40,9 +40,9 @@ def generate(
 ) -> Tensor:
     """Pictures (B, 3, size, size) in 0..1, one per caption.
 
-    hints (B, 3, size, size) in 0..1 go through the ControlNet; without them it does not run. shape
-    says how it acts by block, time, row and place, and what is saved; strength multiplies all of
-    it. ``on_step(i, latents)`` is called after each sampling step.
+    hints (B, 3, H, W) in 0..1 go through the ControlNet; without them it does not run. shape
+    says how it acts by block, time, row and place, and whether residuals are reused; strength
+    multiplies all of it. ``on_step(i, latents)`` is called after each sampling step.
     """
     tokens = torch.tensor([tokenize(caption) for caption in captions])
     cond = demo.text_encoder(tokens)
@@ -53,7 +53,10 @@ def generate(
         len(captions), demo.unet.config.in_channels, side, side, generator=generator
     )
     timesteps = ddim_timesteps(steps)
-    control = None if hints is None else _control(demo, hints, shape or ControlShape(), timesteps)
+    shape = shape or ControlShape()
+    control = None
+    if hints is not None:
+        control = _control(demo, shape.hint.place(hints, (size, size)), shape, timesteps)
 
     def model(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         if control is None:

@@ -89,8 +89,9 @@ class ControlSpeedNode(io.ComfyNode):
         compile,
     ) -> io.NodeOutput:
         ours = as_ours(control_net)
-        if overlap or compile:
-            require_controlnet(ours.inner, "overlap" if overlap else "compile")
+        switches = {"overlap": overlap, "channels_last": channels_last, "compile": compile}
+        for name in (name for name, on in switches.items() if on):
+            require_controlnet(ours.inner, name)
         speed = ControlSpeed(
             reuse=ReusePolicy(reuse_every, fresh_steps, max_drift or None),
             lazy=lazy,

@@ -102,17 +102,22 @@ class ControlResiduals:
             [_sum(a, b) for a, b in zip(self.blocks, other.blocks, strict=True)]
         )
 
-    def require_finite(self) -> None:
-        """ValueError naming the blocks that hold NaN or infinite values."""
-        present = [(i, block) for i, block in enumerate(self.blocks) if block is not None]
-        if not present:
+    def sums(self) -> Tensor:
+        """A number per block (blocks,), finite if all of the block is; stays on the device."""
+        present = [block for block in self.blocks if block is not None]
+        zero = torch.zeros((), device=present[0].device if present else None)
+        blocks = (zero if b is None else b.sum(dtype=torch.float32) for b in self.blocks)
+        return torch.stack([*blocks, zero])
+
+    def require_finite(self, sums: Tensor | None = None) -> None:
+        """ValueError naming the blocks that hold NaN or infinite values.
+
+        sums: what ``sums()`` gave earlier, to look at it once it is known anyway.
+        """
+        finite = torch.isfinite(self.sums() if sums is None else sums).tolist()
+        bad = [self._name(i) for i in range(len(self)) if not finite[i]]
+        if not bad:
             return
-        # The sum of a block is finite if all of it is: one number per block, fetched at once.
-        sums = torch.stack([block.sum(dtype=torch.float32) for _, block in present])
-        if torch.isfinite(sums).all():
-            return
-        pairs = zip(present, sums.isfinite().tolist(), strict=True)
-        bad = [self._name(i) for (i, _), finite in pairs if not finite]
         raise ValueError(
             f"The ControlNet gave NaN or infinite residuals at {', '.join(bad)}. Its weights may "
             "have overflowed in half precision (choose fp32 or bf16 in Load ControlNet++), or the "
@@ -158,8 +163,8 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def _times_rows(block: Tensor, factors: Sequence[float]) -> Tensor | None:
     if not any(factors):
         return None
-    rows = block.new_tensor(factors).repeat_interleave(block.shape[0] // len(factors))
-    return block * rows.view(-1, *(1,) * (block.ndim - 1))
+    chunks = zip(block.chunk(len(factors)), factors, strict=True)
+    return torch.cat([chunk * factor for chunk, factor in chunks])
 
 
 def _spread(block: Tensor, indices: Sequence[int], chunks: int) -> Tensor:

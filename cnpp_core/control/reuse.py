@@ -79,6 +79,12 @@ class ResidualStore:
         asked: Collection[int] | None,
     ) -> None:
         """Remember what has just been computed."""
+        # Windows of frames may never come again; what is too old for everybody goes.
+        self._stored = {
+            other: stored
+            for other, stored in self._stored.items()
+            if 0 <= step - stored.step < self.policy.every
+        }
         wanted = None if asked is None else frozenset(asked)
         self._stored[key] = Stored(step, x, residuals, wanted)
 

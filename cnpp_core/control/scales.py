@@ -61,7 +61,8 @@ def guess_mode(blocks: int) -> tuple[float, ...]:
 
     So SDXL's ten blocks also run from 0.825^12 = 0.099 to 1, neither cut off nor shifted.
     """
-    return tuple(0.825 ** (12.0 * (1.0 - i / (blocks - 1))) for i in range(blocks))
+    last = max(blocks - 1, 1)
+    return (*(0.825 ** (12.0 * (1.0 - i / last)) for i in range(blocks - 1)), 1.0)
 
 
 def mid_only(blocks: int) -> tuple[float, ...]:

@@ -35,9 +35,14 @@ class Timing:
     def step(sigma: float, sample_sigmas: Sequence[float]) -> int:
         """The step that a call at ``sigma`` belongs to, counted from 0.
 
-        sample_sigmas: falling, the sampler's plan. A call between two of them (the middle of a
-        second-order step) belongs to the earlier one.
+        sample_sigmas: the sampler's plan, falling or (to add noise) rising. A call between two of
+        them (the middle of a second-order step) belongs to the earlier one.
         """
+        rising = sample_sigmas[0] < sample_sigmas[-1]
         # Sigmas come back from half precision or a model's table with their last digits changed.
-        reached = [i for i, planned in enumerate(sample_sigmas) if planned * 1.0001 >= sigma]
+        reached = [
+            i
+            for i, planned in enumerate(sample_sigmas)
+            if (planned <= sigma * 1.0001 if rising else planned * 1.0001 >= sigma)
+        ]
         return reached[-1] if reached else 0

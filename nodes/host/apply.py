@@ -47,7 +47,12 @@ def apply_control(
             f"{NODE}: this control_net reads its image as a latent; connect the model's VAE to vae."
         )
     hint = image.movedim(-1, 1)
-    with_areas = any("area" in options for _, options in (*positive, *negative))
+    if getattr(control_net, "says_nothing", False):
+        return positive, negative
+    with_areas = any(
+        "area" in options or options.get("set_area_to_bounds")
+        for _, options in (*positive, *negative)
+    )
     copies: dict[Any, host.ControlBase] = {}
 
     def controlled(conditioning: Conditioning, side: str) -> Conditioning:

@@ -8,8 +8,10 @@ prompt, and a wrapper that writes down the areas of each step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from ...cnpp_core.control.masks import Area
 from ...cnpp_core.control.rows import COND, UNCOND
 from ...cnpp_core.control.runner import Chunk, Request
 
+logger = logging.getLogger(__name__)
 MARK = "cnpp_mark"  # key in a prompt's model_conds
 AREAS = "cnpp_areas"  # key in the transformer options: latent size and {prompt: area}
 
@@ -55,6 +58,11 @@ class Call(Request):
     cond: dict[str, Any] = field(kw_only=True)
     options: dict[str, Any] = field(kw_only=True)
 
+    @cached_property
+    def sigma(self) -> float:
+        """Noise level of the call; read from the device once."""
+        return float(self.t[0])
+
     @classmethod
     def read(
         cls, x: Tensor, t: Tensor, cond: dict[str, Any], count: int, options: dict[str, Any]
@@ -62,11 +70,18 @@ class Call(Request):
         """The call, with its chunks told apart."""
         indices = options.get("cond_or_uncond", [0] * count)
         marks = cond.get(MARK) or [PromptMark(COND if index == 0 else UNCOND) for index in indices]
+        if len({mark.side for mark in marks}) < len(set(indices)) == 2 and MARK in cond:
+            logger.warning(
+                "Positive and negative prompt come from the same output of Apply ControlNet++, so "
+                "Control Mode treats both alike. Connect its other output as well."
+            )
         full, areas = options.get(AREAS, (None, {}))
         window = options.get("context_window")
+        if getattr(window, "dim", 0) != 0:
+            window = None  # a window over time: the batch is whole
         frames = None if window is None else tuple(window.index_list)
         uuids = options.get("uuids", [None] * count)
-        place = (tuple(x.shape), str(x.device), frames)
+        place = (x.shape[0] // len(indices), tuple(x.shape[1:]), str(x.device), frames)
         chunks = tuple(
             Chunk(i, mark.side, (uuid, index, areas.get(uuid), place), areas.get(uuid))
             for i, (mark, uuid, index) in enumerate(zip(marks, uuids, indices, strict=True))
@@ -74,8 +89,8 @@ class Call(Request):
         if full is None and any(mark.in_area for mark in marks):
             raise ValueError(
                 "A prompt got its area behind Apply ControlNet++, whose control follows areas "
-                "(Block Masks or Hint Fit). Set the area first: connect Conditioning (Set Area) in "
-                "front of Apply ControlNet++."
+                "(Block Masks or Hint Fit). Set the area first: connect Conditioning (Set Area), "
+                "or Set Mask with mask bounds, in front of Apply ControlNet++."
             )
         rest = {name: value for name, value in cond.items() if name != MARK}
         return cls(x, chunks, full, frames, t=t, cond=rest, options=options)
@@ -129,5 +144,7 @@ def _note_areas(
 
 def _clamped(area: Sequence[int], x: Tensor) -> Area:
     """The host's area (h, w, y, x), ending where the picture ends."""
-    height, width, top, left = area
+    sides = len(area) // 2  # three for video, whose frames come first
+    height, width = area[sides - 2 : sides]
+    top, left = area[-2:]
     return min(height, x.shape[-2] - top), min(width, x.shape[-1] - left), top, left

@@ -25,6 +25,15 @@ from .foreign import explained, require_fit
 from .lists import LazyLists, Lists, merged
 from .run import Run
 
+# What other packs change on a control they hold, for tiles or frames; the inner one follows.
+_SETTINGS = (
+    "cond_hint_original",
+    "strength",
+    "timestep_percent_range",
+    "vae",
+    "extra_concat_orig",
+)
+
 
 class ControlNetPlusPlus(host.ControlBase):
     """A CONTROL_NET around a control of the host. With a neutral shape, its result bit for bit.
@@ -40,6 +49,8 @@ class ControlNetPlusPlus(host.ControlBase):
         self.union_hints: tuple[Tensor | None, ...] = ()
         # Whether prompts with an area carry this control; None: nobody has looked.
         self.has_areas: bool | None = None
+        # A union network all of whose conditions have weight 0.
+        self.says_nothing = False
         self._run: Run | None = None
         self._follow_inner()
 
@@ -88,10 +99,17 @@ class ControlNetPlusPlus(host.ControlBase):
             groups.append(area_hooks())
         self.extra_hooks = hooks.HookGroup.combine_all_hooks(groups) if groups else None
 
+    def _lead_inner(self, inner: host.ControlBase) -> host.ControlBase:
+        """Give the inner control what somebody may have set on this one."""
+        for name in _SETTINGS:
+            setattr(inner, name, getattr(self, name))
+        return inner
+
     # What the host does with a control around a sampling.
 
     def copy(self) -> ControlNetPlusPlus:
-        twin = ControlNetPlusPlus(self.inner.copy(), self.shape)
+        twin = ControlNetPlusPlus(self._lead_inner(self.inner.copy()), self.shape)
+        twin.says_nothing = self.says_nothing
         twin.union_hints = self.union_hints
         twin.has_areas = self.has_areas
         twin._follow_inner()
@@ -106,7 +124,7 @@ class ControlNetPlusPlus(host.ControlBase):
                 "work on several. Load a whole ControlNet, or take the multi-GPU node out."
             )
         twin = self.copy()
-        twin.inner = self.inner.deepclone_multigpu(load_device)
+        twin.inner = self._lead_inner(self.inner.deepclone_multigpu(load_device))
         twin._follow_inner()
         if autoregister:
             self.multigpu_clones[load_device] = twin
@@ -127,6 +145,7 @@ class ControlNetPlusPlus(host.ControlBase):
         self._follow_inner()
 
     def get_models(self) -> list[Any]:
+        self._run = None  # asked for before a run loads its models: what broke off makes room
         return [*super().get_models(), *self.inner.get_models()]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
@@ -135,21 +154,25 @@ class ControlNetPlusPlus(host.ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Before the first step, several times per sampling: refuse what can't fit, start anew."""
+        self._run = None
         config = self.config
         if config is not None:
             require_model(config, model)
         else:
             require_fit(self.inner, model)
         super().pre_run(model, percent_to_timestep_function)
+        self._lead_inner(self.inner)
         with explained(self.inner, model):
             self.inner.pre_run(model, percent_to_timestep_function)
         # cleanup does not run after an interrupt, so what a run has gathered ends here.
         self._run = Run(self, model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
-        self._run = None
+        run, self._run = self._run, None
         self.inner.cleanup()
         super().cleanup()
+        if run is not None:
+            run.finish()
 
     # What the host asks at each step.
 
@@ -158,7 +181,10 @@ class ControlNetPlusPlus(host.ControlBase):
     ) -> Lists | None:
         """The residuals for this call in the host's lists, the controls before this one added."""
         if self._run is None:
-            raise RuntimeError("A control was asked for residuals before its sampling began.")
+            raise RuntimeError(
+                "A control was asked for residuals before its sampling began. Some node copied it "
+                "while a picture was being sampled; take out the one that changes controls there."
+            )
         call = Call.read(x_noisy, t, cond, batched_number, transformer_options)
         previous = None
         if self.previous_controlnet is not None:
@@ -166,7 +192,11 @@ class ControlNetPlusPlus(host.ControlBase):
                 x_noisy, t, cond, batched_number, transformer_options
             )
         cond.pop(MARK, None)  # for controls only: the model knows nothing of it
-        ours = self._run.control(call)
+        try:
+            ours = self._run.control(call)
+        except BaseException:
+            self._run = None  # nothing of a broken run is kept, least of all on the device
+            raise
         if ours is None or previous is None:
             return previous if ours is None else ours
         if isinstance(ours, LazyLists):

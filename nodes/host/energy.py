@@ -47,7 +47,7 @@ class EnergyRecorder:
     def _sampling(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Around one sampling: begin anew, and keep nothing of one that fails."""
         options = sample.class_obj.model_options.get("transformer_options", {})
-        if calls_for_eager(options):
+        if calls_for_eager(options, sample.class_obj.model_patcher.model):
             raise ValueError(
                 "Residual Energy: the model is compiled (torch.compile), so its features can't be "
                 "watched. Bypass the node that compiles it while you measure."

@@ -53,6 +53,8 @@ def explained(control: Any, model: Any) -> Iterator[None]:
     except model_management.OOM_EXCEPTION:
         raise
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
+        if getattr(model_management, "is_oom", lambda _error: False)(error):
+            raise
         if is_controlnet(_network(control)) and not isinstance(control, host.ControlLora):
             raise
         raise ValueError(
@@ -84,7 +86,9 @@ def _network(control: Any) -> Any:
 
 
 def _name(control: Any) -> str:
-    return f"This {type(control).__name__} ({type(_network(control)).__name__})"
+    network = _network(control)
+    inside = "" if network is None else f" ({type(network).__name__})"
+    return f"This {type(control).__name__}{inside}"
 
 
 def _model(model: Any) -> str:

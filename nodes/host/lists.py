@@ -147,6 +147,10 @@ class LazyLists(dict):
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in KEYS else default
 
+    def pop(self, key: str, *default: Any) -> Any:
+        self._fill()
+        return super().pop(key, *default)
+
     def items(self) -> Any:
         self._fill()
         return super().items()

@@ -17,7 +17,7 @@ from .call import Call
 from .family import unet_block_layout
 from .foreign import explained
 from .lists import Layout, LazyLists, Lists
-from .speed import beside, calls_for_eager, partial_of
+from .speed import beside, calls_for_eager, can_overlap, partial_of, release
 
 if TYPE_CHECKING:
     from .control import ControlNetPlusPlus
@@ -46,6 +46,8 @@ class Run:
         self._layout: Layout | None = None
         self._sigmas: list[float] = []
         self._handlers: dict[Hashable, Any] = {}
+        self._pending: list[tuple[ControlResiduals, Tensor]] = []
+        self._overlaps: bool | None = None
 
     def control(self, call: Call) -> Lists | None:
         """The shaped residuals in the host's lists; None where this control is silent."""
@@ -53,25 +55,48 @@ class Run:
         # In tensors, as the host compares: floats of Python round otherwise.
         if window is not None and (call.t[0] > window[0] or call.t[0] < window[1]):
             return None
+        self._look_at_sums()
         scales = self.runner.scales(call.chunks, lambda: self._percent(call))
-        if scales is not None and not any(chunk.asked for chunk in scales.values()):
-            return None
+        if scales is not None:
+            active = [chunk for chunk in call.chunks if scales[chunk].asked]
+            if not active:
+                return None
+        else:
+            active = list(call.chunks)
         step, speed = self._step(call), self.shape.speed
 
         def compute() -> Lists:
             return self._compute(call, step)
 
-        if calls_for_eager(call.options):
+        if calls_for_eager(call.options, self.model):
             return compute()
-        if self.network is not None and speed.overlap:
-            return beside(compute, call.x, self.inner)
+        if speed.overlap and self.network is not None and self._can_overlap(call):
+            return beside(compute, (call.x, call.t, *call.cond.values()))
         # A UNet asks for `input` at once; only of ControlNets is it known that they have none.
-        if not speed.lazy or (self.network is None and self.unet is not None):
-            return compute()
-        return LazyLists(compute, None if self.unet is None else [])
+        lazy = speed.lazy and (self.network is not None or self.unet is None)
+        # A hint that goes through a VAE is encoded before the model runs, not in the middle of it.
+        if self.inner.vae is not None and self._kind(call, active) not in self._handlers:
+            lazy = False
+        return LazyLists(compute, None if self.unet is None else []) if lazy else compute()
+
+    def finish(self) -> None:
+        """After the last step: ValueError for residuals that only now turn out to be NaN."""
+        if self.network is not None:
+            release(self.network)
+        self._look_at_sums()
+
+    def _look_at_sums(self) -> None:
+        pending, self._pending = self._pending, []
+        for blocks, sums in pending:
+            blocks.require_finite(sums)
+
+    def _can_overlap(self, call: Call) -> bool:
+        if self._overlaps is None:
+            self._overlaps = can_overlap(call.x, self.inner)
+        return self._overlaps
 
     def _percent(self, call: Call) -> float:
-        return self.timing.percent(float(call.t[0]))
+        return self.timing.percent(call.sigma)
 
     def _step(self, call: Call) -> int | None:
         """The step of this call; None where nothing is reused, or a sampler keeps no plan."""
@@ -79,7 +104,7 @@ class Run:
         if self.shape.speed.reuse.every == 1 or planned is None:
             return None
         self._sigmas = self._sigmas or planned.tolist()
-        return self.timing.step(float(call.t[0]), self._sigmas)
+        return self.timing.step(call.sigma, self._sigmas)
 
     def _compute(self, call: Call, step: int | None) -> Lists:
         drift_input = None
@@ -110,29 +135,44 @@ class Run:
         places = None if self.unet is None else len(self.unet)
         self._layout = Layout.of(lists, unet=places)
         residuals = self._layout.read(lists, call.x.shape[0])
-        residuals.require_finite()
+        sums = residuals.sums()
+        if sums.is_cuda:  # looked at when the next step comes, so that nobody waits for it now
+            self._pending.append((ControlResiduals([None] * len(residuals)), sums))
+        else:
+            residuals.require_finite(sums)
         if self.unet is not None:
             # The host would log and drop a residual that does not fit.
             residuals.require_shapes(self.unet, *call.latent_size)
         return residuals
 
-    def _handler(self, call: Call) -> Any:
-        """The control that answers calls of this kind: it holds the hint at the size they need.
+    def _kind(self, call: Call, chunks: Sequence[Chunk]) -> Hashable:
+        """What decides how a hint is prepared: size, and area, rows and frames where they count."""
+        areas = tuple(chunk.area for chunk in chunks)
+        if self.shape.hint.by_area and any(areas):
+            return call.latent_size, call.images, areas, call.frames
+        hints = [self.inner.cond_hint_original if h is None else h for h in self.union_hints]
+        hints = hints or [self.inner.cond_hint_original]
+        if all(hint.shape[0] == 1 for hint in hints):  # the host leaves a single hint single
+            return call.latent_size
+        return call.latent_size, call.images, len(chunks), call.frames
 
-        A kind is a size, a number of rows, an area, a window of frames. The host keeps one hint per
-        control and cuts it down as it goes; a shallow copy for each kind keeps them apart.
+    def _handler(self, call: Call) -> Any:
+        """The control that answers calls of this kind: it holds the hint as they need it.
+
+        The host keeps one hint per control and cuts it down as it goes; a shallow copy of the
+        control for each kind of call keeps them apart.
         """
-        by_area = self.shape.hint.by_area and any(chunk.area for chunk in call.chunks)
-        areas = tuple(chunk.area for chunk in call.chunks) if by_area else None
-        kind = (call.latent_size, call.images, len(call.chunks), call.frames, areas)
-        if kind not in self._handlers:
-            while len(self._handlers) >= KEPT:
-                del self._handlers[next(iter(self._handlers))]
+        kind = self._kind(call, call.chunks)
+        handler = self._handlers.pop(kind, None)
+        if handler is None:
             handler = copy.copy(self.inner)
+            by_area = self.shape.hint.by_area and any(chunk.area for chunk in call.chunks)
             if by_area or call.frames or self.union_hints or not self.shape.hint.is_default:
                 handler.cond_hint_original = self._hint(call, by_area)
-            self._handlers[kind] = handler
-        return self._handlers[kind]
+        self._handlers[kind] = handler  # the last one used is the last one to go
+        while len(self._handlers) > KEPT:
+            del self._handlers[next(iter(self._handlers))]
+        return handler
 
     def _hint(self, call: Call, by_area: bool) -> Tensor:
         """The hint (or hints, one behind another in channels) as these rows see it."""

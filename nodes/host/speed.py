@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from .lists import LazyLists, Lists
 
 logger = logging.getLogger(__name__)
 
+MOST_VARIANTS = 4
 # Compiling takes a minute, so it outlives a run: by network, then by the blocks asked for.
 _COMPILED: WeakKeyDictionary[nn.Module, dict[frozenset[int] | None, tuple[Any, Any]]] = (
     WeakKeyDictionary()
@@ -37,6 +38,8 @@ def partial_of(
     if not compiled:
         return partial_network(network, asked, hints)
     variants = _COMPILED.setdefault(network, {})
+    if asked not in variants and len(variants) >= MOST_VARIANTS:
+        asked = None  # all of it, rather than a minute of compiling for every scale that changes
     if asked not in variants:
         partial = partial_network(network, asked, hints)
         variants[asked] = (partial, torch.compile(partial))
@@ -46,22 +49,41 @@ def partial_of(
     return optimized
 
 
-def calls_for_eager(options: dict[str, Any]) -> bool:
+def release(network: nn.Module) -> None:
+    """Let go of the hints that the compiled variants of a network have seen."""
+    for partial, _ in _COMPILED.get(network, {}).values():
+        partial.input_hint_block.hints = HintCache()
+
+
+def calls_for_eager(options: dict[str, Any], model: Any) -> bool:
     """True if the UNet itself is compiled: it would trace control that is computed on demand."""
-    return bool(options.get("wrappers", {}).get("apply_model", {}).get("torch.compile"))
+    patched = type(getattr(model, "diffusion_model", None)).__name__ == "OptimizedModule"
+    wrapped = options.get("wrappers", {}).get("apply_model", {}).get("torch.compile")
+    return patched or bool(wrapped)
 
 
-def beside(compute: Callable[[], Lists], x: Tensor, control: Any) -> Lists:
+def can_overlap(x: Tensor, control: Any) -> bool:
+    """True on CUDA with all weights loaded; where the host moves them, it uses its own streams."""
+    patcher = getattr(control, "control_model_wrapped", None)
+    if not x.is_cuda or patcher is None:
+        return False
+    if getattr(patcher, "is_dynamic", lambda: False)():
+        logger.info("Control Speed: overlap is off, ComfyUI moves the weights dynamically.")
+        return False
+    return patcher.loaded_size() >= patcher.model_size()
+
+
+def beside(compute: Callable[[], Lists], inputs: Iterable[Any]) -> Lists:
     """Start ``compute`` on a stream of its own; the UNet waits where it first needs the result.
 
-    On other devices than CUDA, and where weights are brought to the GPU piece by piece (the host
-    uses streams of its own for that), this computes at once.
+    inputs: all tensors that ``compute`` reads, so that their memory outlives it.
     """
-    if not x.is_cuda or not _fully_loaded(control):
-        return compute()
-    current, side = torch.cuda.current_stream(x.device), _side_stream(x.device)
+    tensors = [value for value in inputs if isinstance(value, Tensor) and value.is_cuda]
+    device = tensors[0].device
+    current, side = torch.cuda.current_stream(device), _side_stream(device)
     side.wait_stream(current)
-    x.record_stream(side)
+    for tensor in tensors:
+        tensor.record_stream(side)
     try:
         with torch.cuda.stream(side):
             lists = compute()
@@ -70,7 +92,7 @@ def beside(compute: Callable[[], Lists], x: Tensor, control: Any) -> Lists:
         raise
 
     def join() -> Lists:
-        waiting = torch.cuda.current_stream(x.device)
+        waiting = torch.cuda.current_stream(device)
         waiting.wait_stream(side)
         for residuals in lists.values():
             for residual in residuals:
@@ -88,13 +110,3 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     if device not in _STREAMS:
         _STREAMS[device] = torch.cuda.Stream(device)
     return _STREAMS[device]
-
-
-def _fully_loaded(control: Any) -> bool:
-    patcher = getattr(control, "control_model_wrapped", None)
-    if patcher is None:
-        return False
-    if getattr(patcher, "is_dynamic", lambda: False)():
-        logger.info("Control Speed: overlap is off, ComfyUI moves the weights dynamically.")
-        return False
-    return patcher.loaded_size() >= patcher.model_size()

@@ -38,7 +38,9 @@ def with_union_type(
         )
     require_types((kind,), known)
     if weight == 0.0:
+        ours.says_nothing = TYPES not in ours.inner.extra_args
         return ours
+    ours.says_nothing = False
     types = [*ours.inner.extra_args.get(TYPES, ()), kind]
     weights = [*ours.inner.extra_args.get(WEIGHTS, [1.0] * (len(types) - 1)), weight]
     if image is not None:

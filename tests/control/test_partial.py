@@ -197,6 +197,14 @@ def test_a_step_back_and_another_size_compute_anew():
     assert store.find("a", 6, torch.ones(1, 5), None) is None
 
 
+def test_what_is_too_old_for_everybody_is_not_kept():
+    """Windows of frames that never come again would fill the memory."""
+    store, x = ResidualStore(ReusePolicy(every=3)), torch.ones(1)
+    for step in range(12):
+        store.keep(f"window {step}", step, x, ControlResiduals([x]), None)
+    assert set(store._stored) == {"window 9", "window 10", "window 11"}
+
+
 @pytest.mark.parametrize(("every", "fresh"), [(0, 1), (2, -1)])
 def test_a_policy_that_makes_no_sense_is_refused(every, fresh):
     with pytest.raises(ValueError, match="every must be at least 1"):
@@ -212,6 +220,11 @@ SIGMAS = [14.6, 7.1, 3.9, 2.2, 1.2, 0.6, 0.3, 0.0]
 )
 def test_a_call_between_two_sigmas_belongs_to_the_earlier_step(sigma, step):
     assert Timing.step(sigma, SIGMAS) == step
+
+
+def test_steps_of_a_rising_plan_are_counted_from_its_start():
+    rising = SIGMAS[::-1]
+    assert [Timing.step(sigma, rising) for sigma in (0.0, 0.3, 0.5, 14.6)] == [0, 1, 1, 7]
 
 
 @given(st.floats(0.01, 0.99))

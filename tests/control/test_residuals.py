@@ -72,6 +72,13 @@ def test_a_number_that_is_none_is_reported_with_its_block(value, block, name):
         bad.require_finite()
 
 
+def test_sums_that_were_taken_earlier_tell_the_block_as_well():
+    bad = residuals(2, mute={0})
+    bad.blocks[1][0, 0, 1, 1] = float("nan")
+    with pytest.raises(ValueError, match="at input block 1"):
+        ControlResiduals([None] * 3).require_finite(bad.sums())
+
+
 def test_large_numbers_in_half_precision_are_no_infinity():
     ControlResiduals([torch.full((1, 4, 64, 64), 6e4, dtype=torch.float16)]).require_finite()
     residuals(2, mute={0, 2}).require_finite()

@@ -13,6 +13,7 @@ def test_guess_mode_is_the_papers_curve_for_sd15():
 
 
 def test_guess_mode_covers_the_same_range_for_every_depth():
+    assert ScalePreset("guess mode").resolve(1).values == (1.0,)
     for blocks in (SDXL.blocks, 7, 2):
         values = ScalePreset("guess mode").resolve(blocks).values
         assert values[0] == pytest.approx(0.825**12)

@@ -149,6 +149,44 @@ def test_one_control_may_serve_two_samplings_of_other_shapes_by_turns(host):
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"cond_hint_original": picture(seed=9).movedim(-1, 1)},
+        {"strength": 0.3},
+        {"timestep_percent_range": (0.0, 0.5)},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_what_other_packs_set_on_a_copy_is_heard(host, setting):
+    """Upscalers that work in tiles cut the hint of a copied control, and the like."""
+
+    def changed(control):
+        positive, negative = apply(host, control, node="ControlNetApplyAdvanced")
+        copy = positive[0][1]["control"].copy()
+        for name, value in setting.items():
+            setattr(copy, name, value)
+        sides = [[[c, {**o, "control": copy}] for c, o in side] for side in (positive, negative)]
+        return host.sample(host.model(TINY), *sides, steps=4)
+
+    ours, theirs = host.pair(TINY)
+    assert torch.equal(changed(ours), changed(theirs))
+
+
+def test_a_broken_run_keeps_nothing(host):
+    ours, _ = host.pair(TINY)
+    conditioning = apply(host, shaped(host, ours))
+    handle = ours.control_model.middle_block.register_forward_hook(failing(RuntimeError("no"), 1))
+    try:
+        with pytest.raises(RuntimeError):
+            host.sample(host.model(TINY), *conditioning)
+    finally:
+        handle.remove()
+    control = conditioning[0][0][1]["control"]
+    control.get_models()  # what the host asks first when it samples again
+    assert control._run is None
+
+
 def test_windows_of_a_longer_batch_take_their_own_frames(host, monkeypatch):
     """Context windows hand over slices of the batch; each frame keeps its own hint and mask."""
     import types

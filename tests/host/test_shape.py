@@ -390,6 +390,29 @@ def test_an_area_that_comes_behind_the_control_is_refused_by_name(host):
         host.sample(host.model(TINY), positive, negative)
 
 
+def test_a_mask_with_bounds_is_an_area_too(host):
+    ours, _ = host.pair(TINY)
+    mask = torch.zeros(1, 128, 128)
+    mask[..., 64:] = 1.0
+    (positive,) = host.call(
+        "ConditioningSetMask",
+        conditioning=prompt(TINY, 1), mask=mask, strength=1.0, set_cond_area="mask bounds",
+    )  # fmt: skip
+    hints = []
+    handle = ours.control_model.input_hint_block[0].register_forward_hook(
+        lambda _module, inputs, _output: hints.append(inputs[0][0])
+    )
+    try:
+        host.sample(
+            host.model(TINY),
+            *apply(host, fitted(host, ours, follow_area=True), positive=positive),
+        )
+    finally:
+        handle.remove()
+    parts = {tuple(hint.shape[-2:]): hint for hint in hints}
+    assert torch.equal(parts[128, 64], picture()[0].movedim(-1, 0)[..., 64:])
+
+
 def test_an_area_is_known_even_where_the_hosts_own_node_applies_the_control(host):
     ours, _ = host.pair(TINY)
     positive = area_prompts(host, *HALVES)

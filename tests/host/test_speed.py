@@ -186,6 +186,27 @@ def test_the_hosts_own_easy_cache_saves_lazy_control(host):
     assert torch.equal(lazy, eager)
 
 
+def test_a_rising_plan_reuses_by_its_own_steps(host):
+    """Noise put back on a picture (Flip Sigmas): every step is another one, as on the way down."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Guider_Basic
+
+    ours, _ = host.pair(TINY)
+    model = host.model(TINY)
+    positive, _ = apply(host, fast(host, ours, 2))
+    guider = Guider_Basic(model)
+    guider.set_conds(positive)
+    schedule = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(schedule, "normal", 6).flip(0)
+    sigmas[0] = 0.001
+    with evaluations(ours.control_model) as rows, torch.inference_mode():
+        guider.sample(
+            torch.zeros(1, 4, 16, 16), torch.ones(1, 4, 16, 16),
+            comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True,
+        )  # fmt: skip
+    assert len(rows) == 3
+
+
 def test_lazy_controls_in_a_chain_with_the_hosts_add_up(host):
     ours, theirs = host.pair(TINY)
     lazy = fast(host, ours, lazy=True)

@@ -141,6 +141,14 @@ def test_weight_zero_leaves_a_condition_out(host):
     assert torch.equal(sample(host, typed(host, one, DEPTH, 0.0)), sample(host, one))
 
 
+def test_weight_zero_everywhere_is_no_control(host):
+    nothing = typed(host, typed(host, loaded(host), DEPTH, 0.0), CANNY, 0.0)
+    positive, negative = apply(host, nothing, UNION)
+    assert "control" not in positive[0][1]
+    assert "control" not in negative[0][1]
+    assert "control" in apply(host, typed(host, nothing, CANNY, 0.5), UNION)[0][0][1]
+
+
 def test_the_given_control_keeps_its_types(host):
     one = typed(host, loaded(host), CANNY)
     typed(host, one, DEPTH, 0.5, image=picture())
