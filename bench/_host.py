@@ -210,8 +210,8 @@ class Requests:
     def adding(self) -> Call:
         """What the UNet does with residuals: a sum for every block."""
         answered = self.residuals(self.started(self.bench.their_control()))
-        residuals = [*answered["output"], *answered["middle"]]
-        features = [torch.zeros_like(r) for r in residuals if r is not None]
+        residuals = [r for r in (*answered["output"], *answered["middle"]) if r is not None]
+        features = [torch.zeros_like(r) for r in residuals]
 
         def add() -> None:
             for feature, residual in zip(features, residuals, strict=True):
