@@ -127,7 +127,7 @@ def test_a_copy_carries_the_scales_and_shares_no_setting(host):
 
 def test_a_clone_for_another_device_keeps_the_scales_and_owns_its_weights(host):
     ours, _ = host.pair(TINY)
-    if not hasattr(ours, "deepclone_multigpu"):
+    if not hasattr(ours, "multigpu_clones"):
         pytest.skip("this ComfyUI has no clones per device")
     control = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))[0][0][1]["control"]
     clone = control.deepclone_multigpu(torch.device("cpu"))
