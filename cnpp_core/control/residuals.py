@@ -30,15 +30,6 @@ class ControlResiduals:
     def __iter__(self) -> Iterator[Tensor | None]:
         return iter(self.blocks)
 
-    @property
-    def skips(self) -> tuple[Tensor | None, ...]:
-        """Residuals of the skip connections, shallow to deep."""
-        return self.blocks[:-1]
-
-    @property
-    def middle(self) -> Tensor | None:
-        return self.blocks[-1]
-
     def scaled(self, scales: BlockScales) -> ControlResiduals:
         """Each residual times its scale; 1 keeps the very tensor, 0 makes the block mute."""
         return self.each(_times, scales.resolve(len(self)).values)
@@ -91,17 +82,6 @@ class ControlResiduals:
             blocks.append(None if block is None else changed[key])
         return ControlResiduals(blocks)
 
-    def plus(self, other: ControlResiduals) -> ControlResiduals:
-        """The sum of two controls; ValueError if they have different numbers of blocks."""
-        if len(self) != len(other):
-            raise ValueError(
-                f"A control of {len(self)} blocks cannot be added to one of {len(other)} blocks; "
-                "both ControlNets must belong to the family of the model."
-            )
-        return ControlResiduals(
-            [_sum(a, b) for a, b in zip(self.blocks, other.blocks, strict=True)]
-        )
-
     def sums(self) -> Tensor:
         """A number per block (blocks,), finite if all of the block is; stays on the device."""
         present = [block for block in self.blocks if block is not None]
@@ -152,12 +132,6 @@ def _times(block: Tensor, factor: float) -> Tensor | None:
     if factor == 0.0:
         return None
     return block if factor == 1.0 else block * factor
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
 
 
 def _times_rows(block: Tensor, factors: Sequence[float]) -> Tensor | None:

@@ -64,18 +64,18 @@ class ScaleSchedule:
         object.__setattr__(self, "keys", tuple(sorted(self.keys, key=lambda key: key.percent)))
 
     def resolve(self, blocks: int, percent: float = 0.0) -> BlockScales:
-        """The scales at ``percent``; a pure function of it."""
+        """The scales at ``percent``; a pure function of it.
+
+        All key frames are looked at, so that one which can't fit is refused at once and not in the
+        middle of a sampling.
+        """
+        scales = [key.scales.resolve(blocks, percent) for key in self.keys]
         after = bisect_right([key.percent for key in self.keys], percent)
-        if after == 0:
-            return self.keys[0].scales.resolve(blocks, percent)
-        start = self.keys[after - 1]
-        if after == len(self.keys):
-            return start.scales.resolve(blocks, percent)
-        end = self.keys[after]
+        if after == 0 or after == len(self.keys):
+            return scales[max(after - 1, 0)]
+        start, end = self.keys[after - 1], self.keys[after]
         way = (percent - start.percent) / (end.percent - start.percent)
-        weight = _ease(way, end.interpolation)
-        there = end.scales.resolve(blocks, percent)
-        return start.scales.resolve(blocks, percent).towards(there, weight)
+        return scales[after - 1].towards(scales[after], _ease(way, end.interpolation))
 
 
 def key_frames(scales: Scales) -> tuple[KeyFrame, ...]:

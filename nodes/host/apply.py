@@ -34,11 +34,12 @@ def apply_control(
 
     image: (B, H, W, C) in 0..1; window: start and end in 0..1 of the sampling. Prompts that carry
     the same earlier control (usually all: none) share one copy, so that the host can send them
-    through the network in one batch. Strength 0 returns the conditionings as they came. Raises
+    through the network in one batch. Strength 0, or a union network
+    all of whose conditions have weight 0, returns the conditionings as they came. Raises
     ValueError for what can't work, naming the input to change.
     """
     _require_window(*window)
-    if strength == 0:
+    if strength == 0 or getattr(control_net, "says_nothing", False):
         return positive, negative
     require_image(image, control_net, NODE)
     _require_family(control_net, positive, negative)
@@ -47,8 +48,6 @@ def apply_control(
             f"{NODE}: this control_net reads its image as a latent; connect the model's VAE to vae."
         )
     hint = image.movedim(-1, 1)
-    if getattr(control_net, "says_nothing", False):
-        return positive, negative
     with_areas = any(
         "area" in options or options.get("set_area_to_bounds")
         for _, options in (*positive, *negative)

@@ -31,7 +31,9 @@ class Run:
     ) -> None:
         self.inner = control.inner
         self.shape = control.shape
-        self.union_hints = control.union_hints
+        own = control.inner.cond_hint_original
+        self.union_hints = [own if hint is None else hint for hint in control.union_hints]
+        self.all_hints = self.union_hints or [own]
         self.network = control.control_model if is_controlnet(control.control_model) else None
         self.unet = unet_block_layout(model)
         self.model, self.model_sampling = model, model.model_sampling
@@ -150,9 +152,9 @@ class Run:
         areas = tuple(chunk.area for chunk in chunks)
         if self.shape.hint.by_area and any(areas):
             return call.latent_size, call.images, areas, call.frames
-        hints = [self.inner.cond_hint_original if h is None else h for h in self.union_hints]
-        hints = hints or [self.inner.cond_hint_original]
-        if all(hint.shape[0] == 1 for hint in hints):  # the host leaves a single hint single
+        if all(
+            hint.shape[0] == 1 for hint in self.all_hints
+        ):  # the host leaves a single hint single
             return call.latent_size
         return call.latent_size, call.images, len(chunks), call.frames
 
@@ -180,11 +182,9 @@ class Run:
         if self.inner.vae is not None:
             ratio *= self.inner.vae.spacial_compression_encode()
         size = (call.latent_size[0] * ratio, call.latent_size[1] * ratio)
-        hints = [self.inner.cond_hint_original if h is None else h for h in self.union_hints]
-        hints = hints or [self.inner.cond_hint_original]
 
         def placed(chunk: Chunk) -> Tensor:
-            parts = [self.shape.hint.place(h, size, call.full, chunk.area) for h in hints]
+            parts = [self.shape.hint.place(h, size, call.full, chunk.area) for h in self.all_hints]
             count = max(part.shape[0] for part in parts)
             rows = [part[[i % part.shape[0] for i in range(count)]] for part in parts]
             hint = torch.cat(rows, dim=1)

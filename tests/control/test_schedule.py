@@ -98,7 +98,7 @@ def test_text_that_cannot_be_read_is_refused_naming_the_entry(text, words):
 
 def test_a_list_of_the_wrong_length_is_refused_when_the_network_is_known():
     with pytest.raises(ValueError, match=r"3 numbers.*13 blocks"):
-        schedule("0%: 1; 50%: [1 1 1]").resolve(13, 0.7)
+        schedule("0%: 1; 50%: [1 1 1]").resolve(13, 0.0)  # before that key frame is reached
 
 
 def test_constant_scales_are_a_schedule_with_one_key_frame():
