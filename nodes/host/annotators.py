@@ -20,7 +20,9 @@ from comfy.utils import ProgressBar
 from torch import Tensor, nn
 
 from ...annotators import weights
+from ...annotators.ade20k import CLASSES, PALETTE
 from ...annotators.resize import pixel_perfect, short_side_size, to_short_side
+from ...cnpp_core.consistency.label_maps import Colour
 from .folders import download_folder, search_folders
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class NodeAnnotator:
     find: pictures (B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H, W) in 0..1.
     differentiable: the same to the map whose gradient reaches the picture; None if there is none.
     patchers: the models it runs, in memory.
+    rewarded: like `differentiable`, to what a loss is taken on where that is another map: logits.
+    palette, names: for seg, the colour (0..255) and the word of each class.
     """
 
     condition: str
@@ -72,6 +76,9 @@ class NodeAnnotator:
     differentiable: Callable[[Tensor], Tensor] | None = None
     patchers: tuple[ModelPatcher, ...] = ()
     size: Size = Size()
+    rewarded: Callable[[Tensor], Tensor] | None = None
+    palette: Sequence[Colour] = PALETTE[1:]
+    names: Sequence[str] = CLASSES
 
     def __call__(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H', W'), as the node gives it."""
@@ -87,7 +94,14 @@ class NodeAnnotator:
 
         For gradients call it outside of inference mode, on a batch that fits into memory.
         """
-        if self.differentiable is None:
+        return self._through(self.differentiable, image)
+
+    def reward_map(self, image: Tensor) -> Tensor:
+        """Like `soft`, to the map that `metrics.reward_loss` compares: for seg the logits."""
+        return self._through(self.rewarded or self.differentiable, image)
+
+    def _through(self, function: Callable[[Tensor], Tensor] | None, image: Tensor) -> Tensor:
+        if function is None:
             raise ValueError(
                 f"The annotator for {self.condition} has no differentiable map. Connect one that "
                 "has: Canny, Soft Edge (HED), Line Art, M-LSD Lines, Depth (MiDaS), Normal ..."
@@ -101,7 +115,7 @@ class NodeAnnotator:
             allow_gradients(patcher.model)
         if self.patchers:
             image = image.to(self.patchers[0].load_device)
-        return self.differentiable(image)
+        return function(image)
 
 
 def in_chunks(

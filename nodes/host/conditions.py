@@ -171,7 +171,10 @@ def segmentation(size: Size, download: bool, name: str = "") -> SegmentationTool
         found = patcher.model.segment(image)
         return torch.cat([found.colours, (found.classes[:, None] + 1).to(image.dtype) / 255], 1)
 
-    annotator = NodeAnnotator("seg", patcher.model.annotate, patcher.model, (patcher,), size)
+    network = patcher.model
+    annotator = NodeAnnotator(
+        "seg", network.annotate, network, (patcher,), size, rewarded=network.logits
+    )
     return SegmentationTools(annotator, segment)
 
 
