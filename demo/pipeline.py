@@ -7,10 +7,13 @@ so both draw the same picture from the same seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..cnpp_core.consistency.feedback import Feedback
+from ..cnpp_core.consistency.guidance import GuidanceSettings, corrected
 from ..cnpp_core.control.partial import HintCache, partial_network
 from ..cnpp_core.control.residuals import ControlResiduals
 from ..cnpp_core.control.rows import COND, UNCOND
@@ -22,6 +25,22 @@ from .autoencoder import DOWNSCALE
 from .model import DemoModel
 from .text import tokenize
 from .world import SIZE
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """x0 follows the gradient of ``losses``: pictures (B, 3, H, W) in 0..1 -> (B,)."""
+
+    settings: GuidanceSettings
+    losses: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FeedbackLoop:
+    """Control follows ``scores``: pictures (B, 3, H, W) in 0..1 -> one number each."""
+
+    feedback: Feedback
+    scores: Callable[[Tensor], Sequence[float]]
 
 
 @torch.no_grad()
@@ -36,13 +55,16 @@ def generate(
     shape: ControlShape | None = None,
     strength: float = 1.0,
     size: int = SIZE,
+    guidance: Guidance | None = None,
+    loop: FeedbackLoop | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Pictures (B, 3, size, size) in 0..1, one per caption.
 
     hints (B, 3, H, W) in 0..1 go through the ControlNet; without them it does not run. shape
     says how it acts by block, time, row and place, and whether residuals are reused; strength
-    multiplies all of it. ``on_step(i, latents)`` is called after each sampling step.
+    multiplies all of it. guidance and loop steer by the one-step x0. ``on_step(i, latents)`` is
+    called after each sampling step.
     """
     tokens = torch.tensor([tokenize(caption) for caption in captions])
     cond = demo.text_encoder(tokens)
@@ -62,12 +84,31 @@ def generate(
         if control is None:
             return demo.unet(x, t, context)
         residuals = control(x, t, context).times(strength)
+        if loop is not None and loop.feedback.factors:
+            residuals = residuals.times_rows(loop.feedback.factors * 2)  # cond, uncond
         return demo.unet(x, t, context, residuals=residuals.blocks)
 
+    def decode(latents: Tensor) -> Tensor:
+        return demo.autoencoder.decode(latents / LATENT_SCALE) / 2 + 0.5
+
+    def steer(step: int, x0: Tensor) -> Tensor:
+        percent = _percent(timesteps[step])
+        if loop is not None and loop.feedback.settings.window.acts(percent, step):
+            loop.feedback.look(step, percent, loop.scores(decode(x0).clamp(0, 1)))
+        if guidance is not None and guidance.settings.window.acts(percent, step):
+            losses = guidance.losses
+            x0 = corrected(x0, lambda point: losses(decode(point)), guidance.settings).x0
+        return x0
+
     latents = sample_ddim(
-        guided(model, cond, uncond, cfg), noise, NoiseSchedule.scaled_linear(), timesteps, on_step
+        guided(model, cond, uncond, cfg),
+        noise,
+        NoiseSchedule.scaled_linear(),
+        timesteps,
+        on_step,
+        steer if guidance or loop else None,
     )
-    return (demo.autoencoder.decode(latents / LATENT_SCALE) / 2 + 0.5).clamp(0, 1)
+    return decode(latents).clamp(0, 1)
 
 
 def _control(
@@ -90,7 +131,10 @@ def _control(
             return ControlResiduals(network(*inputs))
 
         now = int(t[0])
-        percent = 1 - now / 999
-        return runner.residuals(request, lambda: percent, timesteps.index(now), evaluate)
+        return runner.residuals(request, lambda: _percent(now), timesteps.index(now), evaluate)
 
     return control
+
+
+def _percent(timestep: int) -> float:
+    return 1 - timestep / 999

@@ -38,6 +38,15 @@ class ControlResiduals:
         """All residuals times one number; 1 keeps the very tensors, 0 makes every block mute."""
         return self.each(_times, [strength] * len(self))
 
+    def times_rows(self, factors: Sequence[float]) -> ControlResiduals:
+        """Each row, or equal chunk of rows, times a factor of its own; like `times` if all agree.
+
+        The batch divides evenly into the factors.
+        """
+        if all(factor == factors[0] for factor in factors):
+            return self.times(factors[0])
+        return self.each(_times_rows, [tuple(factors)] * len(self))
+
     def scaled_by_chunk(self, scales: Sequence[BlockScales]) -> ControlResiduals:
         """Each chunk of rows with scales of its own; the batch divides evenly into the chunks."""
         if all(chunk == scales[0] for chunk in scales):

@@ -29,10 +29,12 @@ def sample_ddim(
     schedule: NoiseSchedule,
     timesteps: Sequence[int],
     on_step: Callable[[int, Tensor], None] | None = None,
+    correct: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """x0 (B, C, H, W) from noise of unit variance, eta 0 (arXiv 2010.02502, equation 12).
 
     Starts at the noise level of the first timestep and ends with the last one's estimate of x0.
+    ``correct(i, x0)`` may give another estimate to go on with; the noise then follows from it.
     ``on_step(i, x0)`` is called after each step with the estimate so far; it may raise to stop.
     """
     x = schedule.q_sample(torch.zeros_like(noise), _row(timesteps[0], noise), noise)
@@ -41,6 +43,9 @@ def sample_ddim(
         rows = _row(t, x)
         eps = model(x, rows)
         x0 = schedule.predict_x0(x, rows, eps)
+        if correct is not None:
+            x0 = correct(i, x0)
+            eps = schedule.eps_of(x, rows, x0)
         if i + 1 < len(timesteps):
             x = schedule.q_sample(x0, _row(timesteps[i + 1], x), eps)
         if on_step is not None:

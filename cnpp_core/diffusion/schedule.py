@@ -42,6 +42,11 @@ class NoiseSchedule:
         alpha_bar = self._at(t, x_t)
         return (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
 
+    def eps_of(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        """The noise that makes x_t of x0: what `predict_x0` inverts."""
+        alpha_bar = self._at(t, x_t)
+        return (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+
     def _at(self, t: Tensor, like: Tensor) -> Tensor:
         values = self.alphas_cumprod.to(device=like.device)[t.to(like.device)]
         return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -82,3 +82,16 @@ def test_sums_that_were_taken_earlier_tell_the_block_as_well():
 def test_large_numbers_in_half_precision_are_no_infinity():
     ControlResiduals([torch.full((1, 4, 64, 64), 6e4, dtype=torch.float16)]).require_finite()
     residuals(2, mute={0, 2}).require_finite()
+
+
+def test_rows_get_factors_of_their_own():
+    block = torch.randn(4, 2, 3, 3)
+    residuals = ControlResiduals([block, None])
+    one_each = residuals.times_rows([0.0, 1.0, 2.0, 0.5])
+    assert one_each.blocks[1] is None
+    expected = block * torch.tensor([0.0, 1.0, 2.0, 0.5]).view(4, 1, 1, 1)
+    assert torch.equal(one_each.blocks[0], expected)
+    by_pair = residuals.times_rows([1.0, 3.0]).blocks[0]
+    assert torch.equal(by_pair, torch.cat([block[:2], block[2:] * 3]))
+    assert residuals.times_rows([1.0] * 4).blocks[0] is block
+    assert residuals.times_rows([0.0] * 4).blocks == (None, None)
