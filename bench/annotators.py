@@ -1,8 +1,9 @@
 """Our annotators beside PyPI's controlnet_aux, with the same random weights and pictures.
 
-Both turn an IMAGE as ComfyUI has it, floats (B, H, W, 3), into another. Ours takes the batch at
-once; theirs takes one 8-bit picture after the other, as the nodes that wrap it do. What cannot be
-imported is left out and named.
+Both turn an IMAGE as ComfyUI has it, floats (B, H, W, 3), into another. Ours takes the batch;
+theirs takes one 8-bit picture after the other, as the nodes that wrap it do. What cannot be
+imported is left out and named: depth needs torchvision and timm, which ComfyUI's Python has or can
+be given by PYTHONPATH. Results are merged into those of earlier runs, each with its machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from statistics import median
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -28,10 +30,17 @@ from ..annotators.mlsd import MLSD
 from ..annotators.openpose import OpenPoseBody, draw_poses
 from ..annotators.scribble import scribble_hed
 from ..annotators.softedge import HED
-from ._pairs import Comparison, compare, save
+from ._pairs import Comparison, compare, machine, merge
 
 ALLOWED = 1.05  # our time over theirs
-PAIRS = {1: 9, 8: 5}  # by batch size
+BATCHES = (1, 8)
+FEWEST, MOST = 5, 41  # pairs; as many as fit into the time
+SECONDS = 40.0
+NEEDS = {  # for their detector; by the module that is missing
+    "controlnet_aux": "pip install --no-deps controlnet_aux==0.0.10",
+    "timm": "pip install --no-deps timm==1.0.31, under a Python that has torchvision",
+    "torchvision": "a Python that has torchvision, as ComfyUI's does",
+}
 
 Pixels = np.ndarray  # uint8 (H, W, 3)
 Detector = Callable[[Pixels], Pixels]
@@ -126,7 +135,7 @@ CONDITIONS = {
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Measure, print a line for each, and write bench/results/annotators.json.
+    """Measure, print a line for each, and merge into bench/results/annotators.json.
 
     Returns 1 if one of ours takes more than ALLOWED times as long as theirs, by the median.
     """
@@ -134,23 +143,31 @@ def main(argv: Sequence[str] = ()) -> int:
     torch.manual_seed(0)
     results: dict[str, Any] = {}
     slow: list[str] = []
+    left_out: list[str] = []
     for name in options.only or CONDITIONS:
         try:
             ours, theirs = CONDITIONS[name](options.size)
         except ImportError as error:
-            print(f"{name}: left out, {error}")
+            left_out.append(f"{name}: {why(error)}")
             continue
         for batch in options.batch:
-            title = f"{name}, batch {batch}"
+            title = f"{name}, {options.size} px, batch {batch}"
             result, difference = measure(ours, theirs, options.size, batch, options.pairs)
             ratio = median(a / b for a, b in zip(result.ours, result.theirs, strict=True))
             print(f"{title}: {ratio:.2f} of their time; {result.text()}", flush=True)
             print(f"  pixels that differ: {difference:.2%}")
-            results[title] = result.as_dict() | {"time": ratio, "differing": difference}
+            results[title] = {
+                "time": ratio,
+                **result.as_dict(),
+                "differing": difference,
+                "machine": machine(),
+            }
             if ratio > ALLOWED:
                 slow.append(title)
-    file = save("annotators", {"size": options.size, "allowed": ALLOWED, "results": results})
-    print(f"  {file}")
+    if results:
+        print(f"  {merge('annotators', {'allowed': ALLOWED, 'results': results})}")
+    for reason in left_out:
+        print(f"LEFT OUT, not measured: {reason}")
     if slow:
         print(f"slower than {ALLOWED} of their time: {', '.join(slow)}")
     return 1 if slow else 0
@@ -173,9 +190,11 @@ def measure(
             found.append(torch.from_numpy(theirs(pixels).astype(np.float32) / 255))
         return torch.stack(found)
 
+    start = perf_counter()
     differing = (run_ours() - run_theirs()).abs().amax(-1) > 0.5 / 255
+    fitting = int(SECONDS / (perf_counter() - start))
     difference = float(differing.float().mean())
-    return compare(run_ours, run_theirs, pairs or PAIRS.get(batch, min(PAIRS.values()))), difference
+    return compare(run_ours, run_theirs, pairs or min(max(fitting, FEWEST), MOST)), difference
 
 
 def pictures(batch: int, size: int) -> Tensor:
@@ -213,20 +232,24 @@ def aux(name: str) -> ModuleType:
         if package not in sys.modules:
             spec = importlib.util.find_spec(package)
             if spec is None or spec.submodule_search_locations is None:
-                raise ModuleNotFoundError(
-                    "it needs `pip install --no-deps controlnet_aux==0.0.10`", name=package
-                )
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
             empty = ModuleType(package)
             empty.__path__ = list(spec.submodule_search_locations)
             sys.modules[package] = empty
     return importlib.import_module(f"controlnet_aux.{name}")
 
 
+def why(error: ImportError) -> str:
+    """What is missing, and what to do about it."""
+    advice = NEEDS.get((error.name or "").partition(".")[0])
+    return f"{error}" + (f"; it needs {advice}" if advice else "")
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of the measurement."""
     parser = argparse.ArgumentParser(prog="python cli.py bench annotators", description=__doc__)
     parser.add_argument("--size", type=int, default=512, help="side of the pictures, times 64")
-    parser.add_argument("--batch", type=int, nargs="+", default=list(PAIRS))
-    parser.add_argument("--pairs", type=int, help="turns, at least 2")
+    parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--pairs", type=int, help="at least 2, otherwise by time")
     parser.add_argument("--only", nargs="+", choices=list(CONDITIONS), help="conditions")
     return parser.parse_args(argv)

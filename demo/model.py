@@ -16,10 +16,11 @@ from ..cnpp_core.network.config import NetworkConfig
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
 from .autoencoder import Autoencoder
+from .segmenter import Segmenter
 from .text import WIDTH, TextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
-PARTS = ("autoencoder", "text_encoder", "unet", "controlnet")
+PARTS = ("autoencoder", "text_encoder", "unet", "controlnet", "segmenter")
 CONFIG = NetworkConfig(
     model_channels=64,
     channel_mult=(1, 2),
@@ -49,6 +50,11 @@ def load_demo(folder: Path = WEIGHTS) -> DemoModel:
         unet=load_part("unet", UNet(CONFIG), folder),
         controlnet=load_part("controlnet", ControlNet(CONFIG), folder),
     )
+
+
+def load_segmenter(folder: Path = WEIGHTS) -> Segmenter:
+    """The annotator of the shapes world."""
+    return load_part("segmenter", Segmenter(), folder)
 
 
 def load_part(name: str, network: Network, folder: Path = WEIGHTS) -> Network:

@@ -1,4 +1,4 @@
-"""Train the weights of the demo model from a seed, in six stages."""
+"""Train the weights of the demo model from a seed, in seven stages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..annotators.canny import canny_cnpp
@@ -22,6 +23,7 @@ from ..cnpp_core.training.losses import diffusion_loss, drop_text
 from ..cnpp_core.training.trainer import Trainer, TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
 from .model import CONFIG, WEIGHTS, load_part, save_part
+from .segmenter import Segmenter
 from .text import TextEncoder, tokenize
 from .world import TRAIN_SEED, load_batch
 
@@ -42,14 +44,17 @@ UNET = TrainSettings(steps=1300, learning_rate=1e-3, ema_decay=0.995)
 REFINE = TrainSettings(steps=800, learning_rate=6e-4, ema_decay=0.995, seed=1)
 RECOLOUR = TrainSettings(steps=700, learning_rate=5e-4, ema_decay=0.995, seed=2)
 CONTROLNET = TrainSettings(steps=900, learning_rate=5e-4, ema_decay=0.995)
+SEGMENTER = TrainSettings(steps=900, learning_rate=2e-3, ema_decay=0.995)
+MOST_BLUR = 0.7  # of the latents' deviation
 NOISE_OFFSET = 0.25  # four times what 16 x 16 independent values leave of their mean
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Training pictures (N, 3, S, S) uint8 and their captions."""
+    """Training pictures (N, 3, S, S) uint8, masks (N, 1, S, S) of their shapes, captions."""
 
     images: Tensor
+    masks: Tensor
     captions: list[str]
 
 
@@ -164,6 +169,40 @@ def recolour_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     _train_denoiser(*_load_denoiser(out), settings, NOISE_OFFSET, out, scenes)
 
 
+def train_segmenter(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 7: what shape is and what ground, also in pictures that are not finished.
+
+    Half of the batches are decoded from latents with noise, as the x0 of a sampling step has it:
+    in the middle of a sampling shapes are dents and smears.
+    """
+    batch = _scenes(scenes)
+    autoencoder = load_part("autoencoder", Autoencoder(), out)
+    torch.manual_seed(SEGMENTER.seed)
+    segmenter = Segmenter()
+
+    def smeared(images: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            latents = autoencoder.encode(images) * LATENT_SCALE
+            side = latents.shape[-1] // (1 + int(torch.randint(2, (1,), generator=generator)))
+            noise = torch.randn(*latents.shape[:2], side, side, generator=generator)
+            noise = F.interpolate(noise, latents.shape[-2:], mode="bicubic")
+            strength = MOST_BLUR * torch.rand(len(images), 1, 1, 1, generator=generator)
+            return autoencoder.decode((latents + strength * noise) / LATENT_SCALE).clamp(-1, 1)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        turns, smear, *chosen = torch.randint(
+            len(batch.images), (18,), generator=generator
+        ).tolist()
+        images = torch.rot90(_to_model(batch.images[chosen]), turns % 4, (2, 3))
+        masks = torch.rot90(batch.masks[chosen], turns % 4, (2, 3))
+        if smear % 2:
+            images = smeared(images, generator)
+        return F.cross_entropy(segmenter.logits(images / 2 + 0.5), masks[:, 0].long())
+
+    averaged = _train(segmenter, _shortened(SEGMENTER, speed_up), loss)
+    save_part("segmenter", averaged.state_dict(), out)
+
+
 STAGES = {
     "autoencoder": train_autoencoder,
     "decoder": train_decoder,
@@ -171,6 +210,7 @@ STAGES = {
     "refine": refine_unet,
     "controlnet": train_controlnet,
     "recolour": recolour_unet,
+    "segmenter": train_segmenter,
 }
 
 
@@ -256,9 +296,10 @@ def _shortened(settings: TrainSettings, speed_up: int) -> TrainSettings:
 
 def _scenes(count: int) -> Scenes:
     log.info("drawing %d scenes", count)
-    images, captions = [], []
+    images, masks, captions = [], [], []
     for start in range(0, count, CHUNK):
         part = load_batch(TRAIN_SEED, range(start, min(start + CHUNK, count)))
         images.append((part.images * 255).round().byte())
+        masks.append(part.masks)
         captions += part.captions
-    return Scenes(torch.cat(images), captions)
+    return Scenes(torch.cat(images), torch.cat(masks), captions)

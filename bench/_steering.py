@@ -1,0 +1,181 @@
+"""The ways to draw pictures for held-out conditions on the demo model, and how they are judged.
+
+The annotator that guidance, feedback and selection go by is the segmenter of the shapes world. What
+they are judged by does not know it: the mask that the colours of the finished picture give, and
+Canny edges.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from ..annotators.canny import canny_cnpp
+from ..cnpp_core.condition import Condition
+from ..cnpp_core.consistency.check import check_consistency
+from ..cnpp_core.consistency.edges import EdgeMeasure
+from ..cnpp_core.consistency.feedback import Feedback, FeedbackSettings
+from ..cnpp_core.consistency.guidance import GuidanceSettings
+from ..cnpp_core.consistency.label_maps import LabelMeasure
+from ..cnpp_core.consistency.reward import Reward
+from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
+from ..demo.model import load_demo, load_segmenter
+from ..demo.pipeline import FeedbackLoop, Guidance, generate
+from ..demo.run import TOLERANCE
+from ..demo.segmenter import CLASSES, PALETTE, Segmenter, colours_of
+from ..demo.text import tokenize
+from ..demo.world import COLOURS, HELD_OUT_SEED, foreground_mask, load_batch, mask_iou
+
+CHUNK = 16  # pictures per batch
+STEPS = 20
+NEXT_CANDIDATE = 100_000  # between the seeds of two candidates
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw a picture for a condition. candidates: from how many the best is taken."""
+
+    name: str
+    controlled: bool = True
+    guidance: GuidanceSettings | None = None
+    feedback: FeedbackSettings | None = None
+    candidates: int = 1
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How well the pictures follow: f1, iou, mud, each (pictures,).
+
+    mud: how far a pixel is from the nearest colour that exists in the shapes world, in levels of
+    255. Pictures that were ruined for the sake of adherence are muddy.
+    """
+
+    f1: Tensor
+    iou: Tensor
+    mud: Tensor
+    seconds: float
+
+    def removed(self, before: Outcome, ceiling: Outcome) -> float:
+        """Share of the error in IoU that was left ``before``, up to what the decoder can draw."""
+        gained = self.iou.mean() - before.iou.mean()
+        return float(gained / (ceiling.iou.mean() - before.iou.mean()))
+
+    def as_dict(self) -> dict[str, float]:
+        """Means, and the standard error of the IoU."""
+        return {
+            "foreground_iou": float(self.iou.mean()),
+            "standard_error": float(self.iou.std() / math.sqrt(len(self.iou))),
+            "canny_f1": float(self.f1.mean()),
+            "mud": float(self.mud.mean()),
+        }
+
+
+class Rig:
+    """The demo model, its segmenter, and the held-out conditions."""
+
+    def __init__(self, count: int, segmenter: Segmenter | None = None) -> None:
+        self.demo = load_demo()
+        self.segmenter = load_segmenter() if segmenter is None else segmenter
+        self.batch = load_batch(HELD_OUT_SEED, range(count))
+        self.hints = canny_cnpp(self.batch.images)
+        self.wanted = colours_of(self.batch.masks[:, 0])
+        self.measure = LabelMeasure(PALETTE, CLASSES, "the shapes world")
+
+    def outcome(self, way: Way) -> Outcome:
+        """Pictures for all conditions, judged."""
+        began = perf_counter()
+        parts = [self.best(way, start) for start in range(0, len(self.hints), CHUNK)]
+        seconds = perf_counter() - began
+        return self.judged(torch.cat(parts), seconds)
+
+    def best(self, way: Way, start: int) -> Tensor:
+        """The best candidate of each condition of the batch that begins at ``start``."""
+        part = slice(start, start + CHUNK)
+        drawn = [self.draw(way, part, start + NEXT_CANDIDATE * i) for i in range(way.candidates)]
+        if len(drawn) == 1:
+            return drawn[0]
+        scores = torch.tensor([self.scores(images, part) for images in drawn])
+        rows = torch.arange(len(drawn[0]))
+        return torch.stack(drawn)[scores.argmax(0), rows]
+
+    def draw(self, way: Way, part: slice, seed: int) -> Tensor:
+        """One picture for each condition of a part."""
+        guidance = loop = None
+        if way.guidance is not None:
+            reward = Reward.of(
+                Condition.SEG, self.segmenter.logits, self.measure, self.wanted[part]
+            )
+            guidance = Guidance(way.guidance, reward.losses)
+        if way.feedback is not None:
+            loop = FeedbackLoop(Feedback(way.feedback), lambda images: self.scores(images, part))
+        return generate(
+            self.demo,
+            list(self.batch.captions[part]),
+            seed=seed,
+            steps=STEPS,
+            hints=self.hints[part].expand(-1, 3, -1, -1) if way.controlled else None,
+            strength=way.strength,
+            guidance=guidance,
+            loop=loop,
+        )
+
+    def scores(self, images: Tensor, part: slice) -> tuple[float, ...]:
+        """mIoU of the segmenter's classes with the wanted ones, as the check gives it."""
+        annotate = self.segmenter.annotate
+        return check_consistency(images, self.wanted[part], annotate, self.measure).per_image
+
+    def judged(self, images: Tensor, seconds: float = 0.0) -> Outcome:
+        """What the pictures are worth, whoever drew them."""
+        check = check_consistency(images, self.hints, canny_cnpp, EdgeMeasure(TOLERANCE))
+        iou = mask_iou(foreground_mask(images, self.batch.captions), self.batch.masks)
+        return Outcome(torch.tensor(check.per_image), iou, mud(images), seconds)
+
+    @torch.no_grad()
+    def ceiling(self) -> Outcome:
+        """The pictures themselves through the autoencoder: more can't be reached."""
+        coder = self.demo.autoencoder
+        decoded = coder.decode(coder.encode(self.batch.images * 2 - 1))
+        return self.judged((decoded / 2 + 0.5).clamp(0, 1))
+
+    @torch.no_grad()
+    def reward_quality(self) -> dict[str, float]:
+        """IoU of the segmenter's mask with the true one: on pictures, and on x0 half way."""
+        coder, schedule = self.demo.autoencoder, NoiseSchedule.scaled_linear()
+        latents = coder.encode(self.batch.images * 2 - 1) * LATENT_SCALE
+        t = torch.full((len(latents),), 500)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        half_way = self.draw_x0(schedule, schedule.q_sample(latents, t, noise), t)
+        pictures = {"finished": self.batch.images, "x0_at_500": half_way}
+        return {name: float(self._found(images).mean()) for name, images in pictures.items()}
+
+    def draw_x0(self, schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Tensor:
+        """What the model believes the picture to be, decoded."""
+        tokens = torch.tensor([tokenize(caption) for caption in self.batch.captions])
+        parts = []
+        for rows in torch.arange(len(x)).split(CHUNK):
+            context = self.demo.text_encoder(tokens[rows])
+            hints = self.hints[rows].expand(-1, 3, -1, -1)
+            residuals = self.demo.controlnet(x[rows], hints, t[rows], context)
+            eps = self.demo.unet(x[rows], t[rows], context, residuals=residuals)
+            x0 = schedule.predict_x0(x[rows], t[rows], eps)
+            parts.append(self.demo.autoencoder.decode(x0 / LATENT_SCALE) / 2 + 0.5)
+        return torch.cat(parts).clamp(0, 1)
+
+    def _found(self, images: Tensor) -> Tensor:
+        mask = self.segmenter.logits(images).argmax(1, keepdim=True) == 1
+        return mask_iou(mask, self.batch.masks)
+
+
+def mud(images: Tensor) -> Tensor:
+    """Mean distance of the pixels to the nearest colour of the world, (B,), in levels of 255."""
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
+    nearest = torch.full_like(images[:, 0], math.inf)
+    for colour in palette:
+        away = (images * 255 - colour.view(1, 3, 1, 1)).square().sum(1)
+        nearest = torch.minimum(nearest, away)
+    return nearest.sqrt().mean((1, 2))
