@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..annotators.annotator import pad_to_multiple
+
 CLASSES = ("ground", "shape")
 PALETTE = ((120, 120, 120), (230, 60, 150))  # RGB, 0..255; black would mean no class
 WIDTHS = (32, 64, 96)
@@ -17,7 +19,7 @@ FINEST = 4  # pixels of the picture, by side, that are one place of the network
 
 
 class Segmenter(nn.Module):
-    """Reads pictures (B, 3, H, W) in 0..1 whose sides are multiples of 16.
+    """Reads pictures (B, 3, H, W) in 0..1 of any size.
 
     ``forward`` mixes the colours of the classes by their probability, ``annotate`` gives the colour
     of the likelier one, ``logits`` is for losses. All but ``annotate`` are differentiable.
@@ -45,14 +47,16 @@ class Segmenter(nn.Module):
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 -> (B, 2, H, W), float32."""
-        h = F.pixel_unshuffle(image * 2 - 1, FINEST)
+        height, width = image.shape[-2:]
+        padded = pad_to_multiple(image * 2 - 1, FINEST * 2 ** (len(WIDTHS) - 1))
+        h = F.pixel_unshuffle(padded.to(self.out.weight.dtype), FINEST)
         skips = []
         for i, block in enumerate(self.down):
             h = block(F.max_pool2d(h, 2) if i else h)
             skips.append(h)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             h = block(torch.cat([F.interpolate(h, scale_factor=2.0), skip], 1))
-        return F.pixel_shuffle(self.out(h), FINEST).float()
+        return F.pixel_shuffle(self.out(h), FINEST).float()[..., :height, :width]
 
 
 def colours_of(classes: Tensor) -> Tensor:

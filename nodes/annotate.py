@@ -8,6 +8,7 @@ from ..annotators.openpose import draw_poses, from_json, to_json
 from . import annotate_lines, annotate_scene
 from .annotate_inputs import (
     GROUP,
+    AnnotatorType,
     KeypointsType,
     annotator_output,
     as_text,
@@ -19,7 +20,7 @@ from .annotate_inputs import (
     to_image,
 )
 from .host import conditions, folders
-from .host.annotators import Size
+from .host.annotators import NodeAnnotator, Size
 from .schema import schema
 
 folders.register()
@@ -206,6 +207,12 @@ class Annotate(io.ComfyNode):
                 resolution_input(),
                 download_input(),
                 *target_inputs(),
+                AnnotatorType.Input(
+                    "annotator",
+                    optional=True,
+                    tooltip="An annotator to use with its own settings instead, from another node. "
+                    "The settings here then mean nothing.",
+                ),
             ],
             [
                 io.Image.Output("condition_image", tooltip="The control image, one per picture."),
@@ -223,7 +230,10 @@ class Annotate(io.ComfyNode):
         download: bool = False,
         target_width: int = 0,
         target_height: int = 0,
+        annotator: NodeAnnotator | None = None,
     ) -> io.NodeOutput:
+        if annotator is not None:
+            return output(annotator, image)
         size = Size(resolution, target_width, target_height)
         return output(conditions.BY_CONDITION[condition](size, download), image)
 

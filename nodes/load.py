@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..annotators.report import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
+from .annotate_inputs import AnnotatorType
 from .host.loading import DTYPES, load_control
 from .host.reading import config_of
 from .host.union import with_union_type
@@ -181,7 +182,7 @@ class DemoModel(io.ComfyNode):
             "CNPP_DemoModel",
             "Demo Model",
             GROUP,
-            "A complete diffusion model of 21 MB with a canny ControlNet, for trying "
+            "A complete diffusion model of 22 MB with a canny ControlNet, for trying "
             "everything out within seconds on any machine. It knows coloured shapes: 'red circle "
             "on a blue ground'. Make pictures of 128 x 128.",
             [
@@ -205,6 +206,11 @@ class DemoModel(io.ComfyNode):
                     "picture", tooltip="The example picture, 128 x 128: take its edges with Canny."
                 ),
                 io.String.Output("caption", tooltip="What the example picture shows."),
+                AnnotatorType.Output(
+                    "annotator",
+                    tooltip="Tells shape from ground (kind seg), for Annotate (any) and the nodes "
+                    "of the consistency group.",
+                ),
             ],
             aliases=("quick start", "shapes", "toy model", "example"),
         )
@@ -212,9 +218,9 @@ class DemoModel(io.ComfyNode):
     @classmethod
     def execute(cls, example: int) -> io.NodeOutput:
         # Not above: it draws with OpenCV, and the other nodes here work without.
-        from .host.demo import example_picture, load_demo_parts
+        from .host.demo import demo_annotator, example_picture, load_demo_parts
 
-        return io.NodeOutput(*load_demo_parts(), *example_picture(example))
+        return io.NodeOutput(*load_demo_parts(), *example_picture(example), demo_annotator())
 
 
 NODES = [LoadControlNet, UnionControlType, ControlNetReport, DemoModel]

@@ -214,3 +214,33 @@ def test_the_example_is_a_picture_the_training_has_not_seen(host, parts):
 def test_loading_twice_gives_parts_of_their_own(host, parts):
     again = host.call("CNPP_DemoModel", example=3)
     assert all(a is not b for a, b in zip(parts[:4], again[:4], strict=True))
+
+
+def test_the_annotator_tells_shape_from_ground_in_every_node_that_takes_one(host, parts):
+    """Annotate (any) makes the condition image with it, and the check finds it again."""
+    world = host.pack("demo.world")
+    picture, annotator = parts[4], parts[6]
+    condition, same = host.call(
+        "CNPP_Annotate", image=picture, condition="canny", resolution=64, annotator=annotator
+    )
+    assert same is annotator
+    assert condition.shape == picture.shape  # its own settings, not those of the node
+    shape = condition.movedim(-1, 1)[:, 0] > 0.7
+    mask = world.load_batch(world.HELD_OUT_SEED, [3]).masks
+    assert world.mask_iou(shape[:, None], mask) > 0.9
+    score, *_ = host.call(
+        "CNPP_CycleConsistencyCheck",
+        images=picture,
+        condition=condition,
+        kind="seg",
+        tolerance=0,
+        annotator=annotator,
+    )
+    assert score == 1
+    cropped = picture[:, :90, :75]
+    assert (
+        host.call(
+            "CNPP_Annotate", image=cropped, condition="seg", resolution=0, annotator=annotator
+        )[0].shape
+        == cropped.shape
+    )

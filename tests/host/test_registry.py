@@ -13,7 +13,7 @@ ANNOTATE = ["resolution", "download", "target_width", "target_height"]
 PINNED = {
     "CNPP_LoadControlNet": (["control_net_name", "dtype", "model"], ["CONTROL_NET", "STRING"]),
     "CNPP_ControlNetReport": (["control_net", "width", "height"], ["STRING", "STRING"]),
-    "CNPP_DemoModel": (["example"], ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING"]),
+    "CNPP_DemoModel": (["example"], ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING", "ANNOTATOR"]),
     "CNPP_Apply": (
         [
             "positive",
