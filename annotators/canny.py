@@ -2,7 +2,8 @@
 
 `canny_cv2` is the preprocessor of ControlNet and ControlNet 1.1. `canny_cnpp` is the one of
 ControlNet++ (arXiv 2404.07987, training and evaluation alike). The two disagree on which pixels are
-edges, so each checkpoint wants its own. `canny_magnitude` is the differentiable part of the second.
+edges, so each checkpoint wants its own. `canny_magnitude` is the differentiable part of the second,
+`canny_strength` what of it can pull at edges that are not there yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .annotator import check_image, check_values, from_8_bit, to_8_bit
+from .annotator import check_image, check_values, forwards, from_8_bit, to_8_bit
 from .opencv import load_cv2
 
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -39,9 +40,12 @@ def canny_cv2(image: Tensor, low: float = 100, high: float = 200) -> Tensor:
     if not 0 <= low <= high:
         raise ValueError(_threshold_message("cv2", "0 <= low <= high, e.g. 100 and 200", low, high))
     cv2 = load_cv2()
-    rows = to_8_bit(image).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    edges = torch.stack([torch.from_numpy(cv2.Canny(row, low, high)) for row in rows])
-    return from_8_bit(edges[:, None], like=image)
+    edges = [
+        torch.from_numpy(cv2.Canny(row, low, high))
+        for part in forwards(image)
+        for row in to_8_bit(part).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    ]
+    return from_8_bit(torch.stack(edges)[:, None], like=image)
 
 
 def canny_cnpp(
@@ -80,8 +84,34 @@ def canny_magnitude(image: Tensor, *, drop_ties: bool = False) -> Tensor:
     return _thinned_magnitude(image, drop_ties).to(image.dtype)
 
 
+def canny_strength(image: Tensor, high: float = 0.2) -> Tensor:
+    """How surely `canny_cnpp` would find an edge here if it did not thin: min(gradient / high, 1).
+
+    An edge is some pixels wide in this map. Differentiable everywhere but in what is sure already:
+    off the ridges, where `canny_magnitude` is 0, a faint edge can still be made stronger.
+
+    image: (B, 3, H, W) float, RGB in 0..1 (not checked: a decoder may overshoot).
+    Returns (B, 1, H, W) in 0..1, in float32 or better.
+    """
+    check_image(image, "Canny")
+    if not 0 < high <= 1:
+        raise ValueError(f"Canny strength got high {high:g}; it needs more than 0 and at most 1.")
+    gradient = _gradient(image)
+    return (gradient.square().sum(1, keepdim=True).add(EPS).sqrt() / high).clamp(max=1)
+
+
 def _thinned_magnitude(image: Tensor, drop_ties: bool) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W), in float32 or better."""
+    gradient = _gradient(image)
+    # One pixel of no gradient all around, so that the border has neighbours to compare with.
+    padded = F.pad(gradient, (1, 1, 1, 1)).square().sum(1, keepdim=True).add(EPS).sqrt()
+    magnitude = padded[..., 1:-1, 1:-1]
+    ridge = _ridge(gradient.detach(), padded.detach(), drop_ties)
+    return magnitude * ridge
+
+
+def _gradient(image: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 2, H, W): Sobel of the blurred gray, in float32 or better."""
     if min(image.shape[-2:]) < BLUR_RADIUS + 1:
         raise ValueError(
             f"The picture is {image.shape[-1]}x{image.shape[-2]} pixels (width x height); Canny in "
@@ -90,12 +120,7 @@ def _thinned_magnitude(image: Tensor, drop_ties: bool) -> Tensor:
     if image.dtype in (torch.float16, torch.bfloat16):
         image = image.float()
     with torch.autocast(image.device.type, enabled=False), _full_precision_convolutions():
-        gradient = _sobel(_blur(_gray(image)))
-    # One pixel of no gradient all around, so that the border has neighbours to compare with.
-    padded = F.pad(gradient, (1, 1, 1, 1)).square().sum(1, keepdim=True).add(EPS).sqrt()
-    magnitude = padded[..., 1:-1, 1:-1]
-    ridge = _ridge(gradient.detach(), padded.detach(), drop_ties)
-    return magnitude * ridge
+        return _sobel(_blur(_gray(image)))
 
 
 def _gray(image: Tensor) -> Tensor:

@@ -86,7 +86,12 @@ class ResidualStore:
             if 0 <= step - stored.step < self.policy.every
         }
         wanted = None if asked is None else frozenset(asked)
-        self._stored[key] = Stored(step, x, residuals, wanted)
+        # For a later step they are constants: no gradient goes back through this one's graph.
+        self._stored[key] = Stored(step, _constant(x), residuals.each(_constant), wanted)
+
+
+def _constant(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def drift(x: Tensor, reference: Tensor) -> float:

@@ -68,7 +68,9 @@ class NodeAnnotator:
     differentiable: the same to the map whose gradient reaches the picture; None if there is none.
     patchers: the models it runs, in memory.
     rewarded: like `differentiable`, to what a loss is taken on where that is another map: logits.
+    guiding: to what guidance follows where that is again another; see `reward.guidance_loss`.
     palette, names: for seg, the colour (0..255) and the word of each class.
+    title: its name for messages, where the condition's is not enough.
     """
 
     condition: str
@@ -79,6 +81,8 @@ class NodeAnnotator:
     rewarded: Callable[[Tensor], Tensor] | None = None
     palette: Sequence[Colour] = PALETTE[1:]
     names: Sequence[str] = CLASSES
+    guiding: Callable[[Tensor], Tensor] | None = None
+    title: str = ""
 
     def __call__(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the condition (B, 1 or 3, H', W'), as the node gives it."""
@@ -100,17 +104,34 @@ class NodeAnnotator:
         """Like `soft`, to the map that `metrics.reward_loss` compares: for seg the logits."""
         return self._through(self.rewarded or self.differentiable, image)
 
-    def _through(self, function: Callable[[Tensor], Tensor] | None, image: Tensor) -> Tensor:
+    @property
+    def can_guide(self) -> bool:
+        """Whether it has a differentiable map."""
+        return self.differentiable is not None
+
+    def guidance_map(self, image: Tensor) -> Tensor:
+        """Like `reward_map`, to what guidance follows. The models must be in memory already."""
+        function = self.guiding or self.rewarded or self.differentiable
+        return self._through(function, image, loaded=True)
+
+    def _through(
+        self,
+        function: Callable[[Tensor], Tensor] | None,
+        image: Tensor,
+        loaded: bool = False,
+    ) -> Tensor:
         if function is None:
             raise ValueError(
-                f"The annotator for {self.condition} has no differentiable map. Connect one that "
-                "has: Canny, Soft Edge (HED), Line Art, M-LSD Lines, Depth (MiDaS), Normal ..."
+                f"The annotator for {self.title or self.condition} has no differentiable map. "
+                "Connect one that has: Canny, Soft Edge (HED), Line Art, M-LSD Lines, Depth "
+                "(MiDaS), Normal ..."
             )
         short_side = self.size.short_side(image)
         if short_side not in (0, min(image.shape[-2:])):
             height, width = short_side_size(image.shape[-2], image.shape[-1], short_side)
             image = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)
-        load(self.patchers, image)
+        if not loaded:
+            load(self.patchers, image)
         for patcher in self.patchers:
             allow_gradients(patcher.model)
         if self.patchers:
@@ -123,12 +144,13 @@ def in_chunks(
 ) -> list[Any]:
     """What `run` gives for the whole batch at once, or for the largest parts of it that fit.
 
+    Networks on a CPU get one picture at a time, see `annotators.annotator.forwards`.
     image: (B, 3, H, W) on any device; `run` gets it where the models are. Tensors come back to the
     device that the host keeps pictures on. Shows progress and can be interrupted in between.
     """
     load(patchers, image)
     device = patchers[0].load_device if patchers else image.device
-    rows = min(len(image), LONG_BATCH, _fitting(image, device) if patchers else LONG_BATCH)
+    rows = min(len(image), LONG_BATCH, _at_once(image, device) if patchers else LONG_BATCH)
     bar = ProgressBar(len(image))
     results: list[Any] = []
     done = 0
@@ -246,6 +268,9 @@ def _picture_bytes(image: Tensor, device: torch.device) -> int:
     return image.shape[-2] * image.shape[-1] * VALUES_PER_PIXEL * itemsize
 
 
-def _fitting(image: Tensor, device: torch.device) -> int:
+def _at_once(image: Tensor, device: torch.device) -> int:
+    """Pictures that a network takes together: those that fit, on a CPU one."""
+    if device.type == "cpu":
+        return 1
     free = model_management.get_free_memory(device)
     return max(1, int(free * 0.9) // _picture_bytes(image, device))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...annotators.annotator import LearnedAnnotator
-from ...annotators.canny import canny_cnpp, canny_cv2, canny_magnitude
+from ...annotators.canny import canny_cnpp, canny_cv2, canny_magnitude, canny_strength
 from ...annotators.depth import DPTHybrid
 from ...annotators.lineart import LineArt
 from ...annotators.mlsd import MLSD
@@ -22,6 +22,7 @@ from ...annotators.normal import (
     soft_normal,
 )
 from ...annotators.openpose import OpenPoseBody, OpenPoseHand, Pose, draw_poses
+from ...annotators.openpose.joints import joint_maps
 from ...annotators.scribble import scribble_drawing, scribble_hed, scribble_xdog
 from ...annotators.segmentation import Segmentation
 from ...annotators.softedge import HED
@@ -45,7 +46,9 @@ def canny(size: Size, mode: str = "ControlNet++", low: int = 100, high: int = 20
         find = partial(canny_cv2, low=low, high=high)
     else:
         find = partial(canny_cnpp, low=low * CNPP_THRESHOLD_UNIT, high=high * CNPP_THRESHOLD_UNIT)
-    return NodeAnnotator("canny", find, canny_magnitude, size=size)
+    # Of cv2's thresholds on another gradient this is near enough, as its defaults show.
+    guiding = partial(canny_strength, high=min(max(high, 1) * CNPP_THRESHOLD_UNIT, 1.0))
+    return NodeAnnotator("canny", find, canny_magnitude, size=size, guiding=guiding)
 
 
 def soft_edge(size: Size, download: bool, safe: bool = False) -> NodeAnnotator:
@@ -66,9 +69,11 @@ def mlsd(size: Size, download: bool, score: float = 0.1, distance: float = 0.1) 
 def scribble(size: Size, download: bool, method: str = "HED", threshold: int = 32) -> NodeAnnotator:
     """Strokes from soft edges, by differences of Gaussians (threshold), or from a drawing."""
     if method == "XDoG":
-        return NodeAnnotator("scribble", partial(scribble_xdog, threshold=threshold), size=size)
+        find = partial(scribble_xdog, threshold=threshold)
+        return NodeAnnotator("scribble", find, size=size, title="Scribble (XDoG)")
     if method == "drawing":
-        return NodeAnnotator("scribble", scribble_drawing, size=size)
+        title = "Scribble (drawing)"
+        return NodeAnnotator("scribble", scribble_drawing, size=size, title=title)
     patcher = model(HED, "hed", download=download)
     find = partial(scribble_hed, patcher.model)
     return NodeAnnotator("scribble", find, patcher.model, (patcher,), size)
@@ -97,7 +102,12 @@ def pose(
     detect = partial(patchers[0].model.detect, hands=patchers[1].model if hands else None)
     draw = partial(draw_poses, body=body, hands=hands, scale_sticks=STICKS[sticks])
     annotator = NodeAnnotator(
-        "pose", lambda image: draw(detect(image)), patchers[0].model, tuple(patchers), size
+        "pose",
+        lambda image: draw(detect(image)),
+        patchers[0].model,
+        tuple(patchers),
+        size,
+        guiding=partial(joint_maps, patchers[0].model),
     )
     return PoseTools(annotator, detect, draw)
 

@@ -6,8 +6,8 @@ the x0 of each step. Nothing outlives the sampling, whichever way it ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ class Moment:
     """One step: its number from 0, percent of the sampling, and the x0 that the model predicts.
 
     x0 (B, C, H, W) in the model's own units, with guidance applied. model: the host's BaseModel.
-    options: the host's model options of this step.
+    options: the host's model options of this step. kept: what a latent noise mask leaves alone.
     """
 
     step: int
@@ -30,6 +30,33 @@ class Moment:
     x0: Tensor
     model: Any
     options: dict[str, Any]
+    kept: Kept | None = None
+
+    def shown(self, x0: Tensor) -> Tensor:
+        """x0 as it will be seen: with what a latent noise mask keeps laid over it."""
+        return x0 if self.kept is None else self.kept.over(x0)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Latents that a noise mask protects. mask (B, C, H, W): 1 where something new is made."""
+
+    original: Tensor  # in the model's own units
+    mask: Tensor
+
+    def over(self, x0: Tensor) -> Tensor:
+        """x0 where the mask is 1, the original where it is 0; differentiable."""
+        return x0 * self.mask.to(x0) + (self.original * (1 - self.mask)).to(x0)
+
+    def rows(self, start: int, stop: int) -> Kept:
+        """For some pictures of the batch, fit for a graph."""
+        with torch.inference_mode(False):
+            return Kept(
+                *(
+                    t.clone() if len(t) == 1 else t[start:stop].clone()
+                    for t in (self.original, self.mask)
+                )
+            )
 
 
 class SteeredRun(Protocol):
@@ -56,16 +83,38 @@ def steered(model: Any, key: str, begin: Begin) -> Any:
     return twin
 
 
+class ThroughRun(SteeredRun, Protocol):
+    """One sampling under the eyes of a node that differentiates the model's own call."""
+
+    def acts(self, step: int, percent: float) -> bool:
+        """Whether this step is to be asked."""
+        ...
+
+    def look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor:
+        """x_t to the x0 to go on with. moment_of: asks the model, with a graph if there is one."""
+        ...
+
+
+def steered_through(model: Any, key: str, begin: Callable[[Any], ThroughRun]) -> Any:
+    """Like `steered`, for runs that stand around the model's call instead of behind it."""
+    steering = _Steering(begin)
+    twin = model.clone()
+    twin.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, steering.sampling)
+    twin.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, steering.predict)
+    return twin
+
+
 class _Steering:
     def __init__(self, begin: Begin) -> None:
         self.begin = begin
-        self._run: tuple[SteeredRun, Timing] | None = None
+        self._run: tuple[SteeredRun, Timing, _Protected] | None = None
 
     def sampling(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Around one sampling; a sampling inside of another one has a run of its own."""
         guider, before = sample.class_obj, self._run
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        self._run = (self.begin(guider), Timing(model_sampling.percent_to_sigma))
+        timing = Timing(model_sampling.percent_to_sigma)
+        self._run = (self.begin(guider), timing, _Protected.of(args))
         try:
             return sample(*args, **kwargs)
         finally:
@@ -76,9 +125,72 @@ class _Steering:
         x0: Tensor = args["denoised"]
         if self._run is None:  # some node calls the model outside of a sampling
             return x0
-        run, timing = self._run
-        sigma = float(torch.as_tensor(args["sigma"]).flatten()[0])
-        options = args["model_options"]
+        run = self._run[0]
+        return run.look(self._moment(x0, args["sigma"], args["model"], args["model_options"]))
+
+    def predict(
+        self,
+        predict: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Around the host's prediction of x0."""
+        options = {} if model_options is None else model_options
+        model = predict.class_obj.inner_model
+        run: Any = None if self._run is None else self._run[0]
+        now = None if run is None else self._moment(x, timestep, model, options)
+        if now is None or not run.acts(now.step, now.percent):
+            return predict(x, timestep, options, seed)
+        with torch.inference_mode(False):
+            sigma = timestep.clone()  # fit for a graph
+
+        def moment_of(point: Tensor) -> Moment:
+            return replace(now, x0=predict(point, sigma, options, seed))
+
+        return run.look_through(x, moment_of)
+
+    def _moment(self, x0: Tensor, sigmas: Any, model: Any, options: dict[str, Any]) -> Moment:
+        assert self._run is not None
+        _, timing, protected = self._run
+        sigma = float(torch.as_tensor(sigmas).flatten()[0])
         planned = options.get("transformer_options", {}).get("sample_sigmas")
         step = 0 if planned is None else timing.step(sigma, planned.tolist())
-        return run.look(Moment(step, timing.percent(sigma), x0, args["model"], options))
+        kept = protected.at(sigmas, x0, model, options)
+        return Moment(step, timing.percent(sigma), x0, model, options, kept)
+
+
+class _Protected:
+    """The latent and the noise mask of one sampling, as the host gets them."""
+
+    def __init__(self, latent: Tensor, mask: Tensor | None) -> None:
+        self._latent, self._mask = latent, mask
+        self._original: Tensor | None = None
+
+    @classmethod
+    def of(cls, args: Sequence[Any]) -> _Protected:
+        """From what the host calls a sampling with: noise, latent, sampler, sigmas, mask ..."""
+        return cls(args[1], args[4] if len(args) > 4 else None)
+
+    def at(self, sigma: Tensor, x0: Tensor, model: Any, options: dict[str, Any]) -> Kept | None:
+        """What is kept at this step: a node (Differential Diffusion) may change the mask."""
+        mask = self._mask
+        if mask is None:
+            return None
+        if "denoise_mask_function" in options:
+            planned = options.get("transformer_options", {}).get("sample_sigmas")
+            extra = {"model": _Inner(model), "sigmas": planned}
+            mask = options["denoise_mask_function"](sigma, mask, extra_options=extra)
+        if self._original is None:
+            latent = self._latent.to(x0.device, torch.float32)
+            # As the host does: an empty latent is not shifted.
+            self._original = model.process_latent_in(latent) if latent.any() else latent
+        return Kept(self._original, mask.to(x0.device))
+
+
+class _Inner:
+    """Where such a node looks for the model."""
+
+    def __init__(self, model: Any) -> None:
+        self.inner_model = model
