@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, consistency, control, control_shape, control_speed, energy, load
+from . import annotate, consistency, control, control_shape, control_speed, energy, load, select
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -14,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     *annotate.NODES,
     *consistency.NODES,
     *energy.NODES,
+    *select.NODES,
 ]
 
 

@@ -33,7 +33,10 @@ ALLOWED = {
 EXCEPTION = ("annotators/weights.py", "cnpp_core.checkpoint.read")
 # The dependencies, and what every ComfyUI has installed for itself.
 THIRD_PARTY = {"torch", "numpy", "safetensors", "PIL", "cv2", "einops"}
-INTERNALS = {"comfy", "comfy_extras", "folder_paths", "nodes", "node_helpers", "server"}
+INTERNALS = {
+    *("comfy", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"),
+    *("nodes", "node_helpers", "server"),
+}
 HOST = INTERNALS | {"comfy_api"}
 
 

@@ -13,7 +13,10 @@ ANNOTATE = ["resolution", "download", "target_width", "target_height"]
 PINNED = {
     "CNPP_LoadControlNet": (["control_net_name", "dtype", "model"], ["CONTROL_NET", "STRING"]),
     "CNPP_ControlNetReport": (["control_net", "width", "height"], ["STRING", "STRING"]),
-    "CNPP_DemoModel": (["example"], ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING", "ANNOTATOR"]),
+    "CNPP_DemoModel": (
+        ["example"],
+        ["MODEL", "CLIP", "VAE", "CONTROL_NET", "IMAGE", "STRING", "ANNOTATOR"],
+    ),
     "CNPP_Apply": (
         [
             "positive",
@@ -91,6 +94,19 @@ PINNED = {
     "CNPP_CycleConsistencyCheck": (
         ["images", "condition", "kind", "tolerance", "mask", "annotator"],
         ["FLOAT", "IMAGE", "IMAGE", "STRING"],
+    ),
+    "CNPP_PickMostConsistent": (
+        ["images", "condition", "kind", "tolerance", "count", "latent", "mask", "annotator"],
+        ["IMAGE", "LATENT", "FLOAT", "INT", "STRING", "STRING"],
+    ),
+    "CNPP_ConsistencySearch": (
+        [
+            *("model", "positive", "negative", "control_net", "condition", "latent_image", "vae"),
+            *("seed", "seeds", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+            *("strengths", "presets", "start_percent", "end_percent", "kind", "tolerance"),
+            *("max_trials", "scales", "mask", "annotator"),
+        ],
+        ["IMAGE", "LATENT", "FLOAT", "INT", "FLOAT", "STRING", "IMAGE", "BLOCK_SCALES"],
     ),
     "CNPP_ResidualEnergy": (["model"], ["MODEL", "RESIDUAL_ENERGY"]),
     "CNPP_ResidualEnergyPlot": (["energy", "latent", "limit"], ["IMAGE", "STRING"]),

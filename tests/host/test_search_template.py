@@ -1,0 +1,59 @@
+"""The template of Consistency Search, run as users run it: through the executor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def graph(repo: Path) -> dict[str, dict]:
+    file = repo / "workflows/api/consistency_search_demo.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def node_of(graph: dict[str, dict], kind: str) -> str:
+    (found,) = (key for key, node in graph.items() if node["class_type"] == kind)
+    return found
+
+
+def saved(host, outputs: dict, graph: dict) -> np.ndarray:
+    (entry,) = outputs[node_of(graph, "SaveImage")]["images"]
+    return np.asarray(Image.open(host.folder / "output" / entry["filename"]))
+
+
+def test_the_best_picture_is_saved_checked_and_shown_with_its_table(host, graph):
+    search = graph[node_of(graph, "CNPP_ConsistencySearch")]["inputs"]
+    search |= {"steps": 5, "seeds": 2}
+    outputs = host.run(graph)
+    shown = outputs[node_of(graph, "CNPP_ConsistencySearch")]
+    heading, *lines = shown["text"][0].splitlines()
+    assert heading.startswith("Best of 8: ")
+    assert len([line for line in lines if line.startswith("#")]) == 8
+    assert len([line for line in lines if line.startswith("Mean by ")]) == 2
+    check = outputs[node_of(graph, "CNPP_CycleConsistencyCheck")]["text"][0]
+    assert check.split(": ")[1].splitlines()[0] == heading.split()[3]
+    best, sheet = (Image.open(host.folder / "temp" / i["filename"]) for i in shown["images"])
+    assert (np.asarray(best) == saved(host, outputs, graph)).all()
+    assert sheet.width > 3 * 128
+
+    search |= {"seeds": 1, "strengths": "0", "presets": ""}
+    without = host.run(graph)
+    other = without[node_of(graph, "CNPP_CycleConsistencyCheck")]["text"][0]
+    assert float(check.split(": ")[1].split("%")[0]) > float(other.split(": ")[1].split("%")[0])
+
+
+def test_queued_again_after_another_run_it_gives_the_same_picture(host, graph):
+    search = graph[node_of(graph, "CNPP_ConsistencySearch")]["inputs"]
+    search |= {"steps": 2, "seeds": 1, "strengths": "1", "presets": ""}
+    first = saved(host, host.run(graph), graph)
+    search["seed"] += 1
+    other = saved(host, host.run(graph, keep_cache=True), graph)
+    search["seed"] -= 1
+    again = saved(host, host.run(graph, keep_cache=True), graph)
+    assert (first != other).any()
+    assert (first == again).all()
