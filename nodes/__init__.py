@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, consistency, control, control_shape, control_speed, energy, load, select
+from . import (
+    annotate,
+    consistency,
+    control,
+    control_shape,
+    control_speed,
+    energy,
+    feedback,
+    guidance,
+    load,
+    select,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -14,6 +25,8 @@ NODES: list[type[io.ComfyNode]] = [
     *annotate.NODES,
     *consistency.NODES,
     *energy.NODES,
+    *feedback.NODES,
+    *guidance.NODES,
     *select.NODES,
 ]
 

@@ -10,28 +10,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .measure import Measure
 from .window import SteeringWindow
 
 
 @dataclass(frozen=True)
 class FeedbackSettings:
-    """The strength is multiplied by 1 + gain * (target - score), kept within low and high.
+    """The strength is multiplied by 1 + gain * (target - score) / unit, within low and high.
 
-    target and score are in the unit of the measure; where lower scores are better the sign of the
-    difference is turned.
+    target and score are as the measure gives them; where lower scores are better the sign of the
+    difference is turned. unit: the difference that counts as 1, see `unit_of`.
     """
 
     target: float = 1.0
-    gain: float = 1.0
-    low: float = 0.0
-    high: float = 2.0
+    gain: float = 2.0
+    low: float = 0.5
+    high: float = 3.0
     window: SteeringWindow = field(default_factory=SteeringWindow)
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = {name: getattr(self, name) for name in ("target", "gain", "low", "high")}
-        for name, value in numbers.items():
+        for name in ("target", "gain", "low", "high", "unit"):
+            value = getattr(self, name)
             if not math.isfinite(value):
                 raise ValueError(f"Feedback with {name} {value}; a finite number is needed.")
+        if self.gain < 0 or self.unit <= 0:
+            raise ValueError(
+                f"Feedback with gain {self.gain:g} per {self.unit:g}; a negative gain would weaken "
+                "control where it fails, so it must be 0 or more."
+            )
         if not 0 <= self.low <= self.high:
             raise ValueError(
                 f"Feedback between {self.low:g} and {self.high:g} times the strength; the lower "
@@ -43,7 +50,15 @@ class FeedbackSettings:
         if math.isnan(score):
             return 1.0
         error = self.target - score if higher_is_better else score - self.target
-        return min(max(1.0 + self.gain * error, self.low), self.high)
+        return min(max(1.0 + self.gain * error / self.unit, self.low), self.high)
+
+
+def unit_of(measure: Measure) -> float:
+    """What `gain` counts a measure's scores in: 1 for shares, 100 (of 255, or degrees) for errors.
+
+    So a gain means about as much for every kind of condition.
+    """
+    return 1.0 if measure.higher_is_better else 100.0
 
 
 @dataclass(frozen=True)

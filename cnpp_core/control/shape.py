@@ -28,13 +28,18 @@ class ControlSpeed:
 
 @dataclass(frozen=True)
 class ControlShape:
-    """How a control acts by block, time, row and place. Immutable, so copies share it."""
+    """How a control acts by block, time, row and place. Immutable, so copies share it.
+
+    feedback: names of the loops that move its strength while a picture is sampled. What they say
+    belongs to the sampling and is never kept here.
+    """
 
     scales: Scales | None = None
     rows: RowScales = field(default_factory=RowScales)
     masks: BlockMasks = field(default_factory=BlockMasks)
     hint: HintFit = field(default_factory=HintFit)
     speed: ControlSpeed = field(default_factory=ControlSpeed)
+    feedback: tuple[str, ...] = ()
 
     @property
     def is_neutral(self) -> bool:

@@ -14,6 +14,7 @@ from ...cnpp_core.control.residuals import ControlResiduals
 from ...cnpp_core.control.runner import Chunk, ControlRunner
 from ...cnpp_core.control.timing import Timing
 from .call import Call
+from .factors import Factors
 from .family import unet_block_layout
 from .foreign import explained
 from .lists import Layout, LazyLists, Lists
@@ -50,12 +51,16 @@ class Run:
         self._handlers: dict[Hashable, Any] = {}
         self._pending: list[tuple[ControlResiduals, Tensor]] = []
         self._overlaps: bool | None = None
+        self._factors = Factors(control.shape.feedback)
 
     def control(self, call: Call) -> Lists | None:
         """The shaped residuals in the host's lists; None where this control is silent."""
+        factors = self._factors.of(call)  # as they are now, whenever the control is computed
         window = self.inner.timestep_range
         # In tensors, as the host compares: floats of Python round otherwise.
         if window is not None and (call.t[0] > window[0] or call.t[0] < window[1]):
+            return None
+        if factors is not None and not any(factors):
             return None
         self._look_at_sums()
         scales = self.runner.scales(call.chunks, lambda: self._percent(call))
@@ -68,7 +73,7 @@ class Run:
         step, speed = self._step(call), self.shape.speed
 
         def compute() -> Lists:
-            return self._compute(call, step)
+            return self._compute(call, step, factors)
 
         if calls_for_eager(call.options, self.model):
             return compute()
@@ -108,7 +113,7 @@ class Run:
         self._sigmas = self._sigmas or planned.tolist()
         return self.timing.step(call.sigma, self._sigmas)
 
-    def _compute(self, call: Call, step: int | None) -> Lists:
+    def _compute(self, call: Call, step: int | None, factors: tuple[float, ...] | None) -> Lists:
         drift_input = None
         if self.shape.speed.reuse.max_drift is not None:
             drift_input = self.model_sampling.calculate_input(call.t, call.x)
@@ -119,6 +124,8 @@ class Run:
         residuals = self.runner.residuals(
             call, lambda: self._percent(call), step, evaluate, drift_input
         )
+        if factors is not None:  # what is kept for other steps is kept without them
+            residuals = residuals.times_rows(factors * len(call.chunks))
         assert self._layout is not None  # the first answer has set it
         return self._layout.write(residuals)
 

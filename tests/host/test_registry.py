@@ -108,6 +108,15 @@ PINNED = {
         ],
         ["IMAGE", "LATENT", "FLOAT", "INT", "FLOAT", "STRING", "IMAGE", "BLOCK_SCALES"],
     ),
+    "CNPP_ConsistencyFeedback": (
+        [
+            *("model", "control_net", "vae", "condition", "kind", "tolerance", "target", "gain"),
+            *("min_factor", "max_factor", "start_percent", "end_percent", "every"),
+            *("mask", "annotator"),
+        ],
+        ["MODEL", "CONTROL_NET", "FEEDBACK"],
+    ),
+    "CNPP_ConsistencyFeedbackPlot": (["feedback", "latent"], ["IMAGE", "STRING"]),
     "CNPP_ResidualEnergy": (["model"], ["MODEL", "RESIDUAL_ENERGY"]),
     "CNPP_ResidualEnergyPlot": (["energy", "latent", "limit"], ["IMAGE", "STRING"]),
 }

@@ -1,0 +1,162 @@
+"""Feedback as arithmetic, and its plot as a picture that holds the right points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from controlnet_pp.cnpp_core.consistency.depth_maps import DepthMeasure
+from controlnet_pp.cnpp_core.consistency.edges import EdgeMeasure
+from controlnet_pp.cnpp_core.consistency.feedback import Feedback, FeedbackSettings, unit_of
+from controlnet_pp.cnpp_core.consistency.feedback_plot import (
+    COLOURS,
+    TARGET,
+    factors_over_steps,
+    panels_of,
+    plot,
+    summary,
+    table,
+)
+from controlnet_pp.cnpp_core.consistency.window import SteeringWindow
+
+EDGES = EdgeMeasure(1)
+
+
+def looked(*scores: tuple[float, ...], better: bool = True, **settings) -> Feedback:
+    """Feedback that has seen these scores, one tuple for each of the first steps."""
+    feedback = Feedback(FeedbackSettings(**settings), better)
+    for step, seen in enumerate(scores):
+        feedback.look(step, step / 10, seen)
+    return feedback
+
+
+@pytest.mark.parametrize(
+    ("score", "factor"), [(0.9, 1.0), (0.4, 2.0), (0.65, 1.5), (1.0, 0.8), (0.0, 2.5), (9.0, 0.25)]
+)
+def test_the_factor_is_proportional_to_what_is_missing_and_bounded(score, factor):
+    settings = FeedbackSettings(target=0.9, gain=2.0, low=0.25, high=2.5)
+    assert settings.factor(score) == pytest.approx(factor)
+
+
+def test_where_lower_is_better_too_high_a_score_strengthens():
+    settings = FeedbackSettings(target=10.0, gain=2.0, low=0.0, high=3.0, unit=100.0)
+    assert settings.factor(35.0, higher_is_better=False) == pytest.approx(1.5)
+    assert settings.factor(5.0, higher_is_better=False) == pytest.approx(0.9)
+
+
+def test_errors_of_255_and_degrees_count_by_the_hundred():
+    assert unit_of(EDGES) == 1.0
+    assert unit_of(DepthMeasure()) == 100.0
+
+
+def test_at_the_target_and_with_gain_0_the_factor_is_exactly_1():
+    for score in (0.0, 0.1, 1 / 3, 0.7):
+        assert FeedbackSettings(gain=0.0).factor(score) == 1.0
+        assert FeedbackSettings(target=score, gain=7.0).factor(score) == 1.0
+
+
+def test_a_score_that_nobody_knows_leaves_the_strength():
+    assert FeedbackSettings().factor(math.nan) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"low": 2.0, "high": 1.0}, "Feedback between 2 and 1 times the strength"),
+        ({"low": -0.1}, "Feedback between -0.1"),
+        ({"target": math.nan}, "Feedback with target nan"),
+        ({"high": math.inf}, "Feedback with high inf"),
+        ({"gain": -1.0}, "negative gain"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        FeedbackSettings(**settings)
+
+
+def test_every_look_is_kept_with_factors_picture_by_picture():
+    feedback = looked((0.5, 1.0), (0.75, 1.0), target=1.0, gain=1.0, low=0.0, high=3.0)
+    assert feedback.factors == (1.25, 1.0)
+    assert [look.factors for look in feedback.steps] == [(1.5, 1.0), (1.25, 1.0)]
+    assert [look.step for look in feedback.steps] == [0, 1]
+
+
+def test_the_window_acts_by_percent_and_step():
+    window = SteeringWindow(0.25, 0.75, every=2)
+    acts = [step for step in range(11) if window.acts(step / 10, step)]
+    assert acts == [4, 6]
+
+
+def test_a_factor_acts_from_the_step_after_its_score_until_the_next():
+    feedback = Feedback(FeedbackSettings(gain=1.0, high=3.0))
+    for step, score in ((1, 0.5), (4, 0.25)):
+        feedback.look(step, step / 6, (score,))
+    assert factors_over_steps(feedback, 6) == [[1.0, 1.0, 1.5, 1.5, 1.5, 1.75]]
+
+
+def pixels(picture, x: float, y: float) -> tuple[int, ...]:
+    return tuple((picture[0, :, round(y), round(x)] * 255).round().int().tolist())
+
+
+def test_the_plot_has_a_dot_of_the_right_colour_at_every_score_and_factor():
+    feedback = looked((0.2, 0.6), (0.4, 0.9), (0.5, 0.7), gain=1.0, high=3.0)
+    picture = plot(feedback, EDGES, planned=4)
+    scores, factors = panels_of(feedback, 4)
+    acted = factors_over_steps(feedback, 4)
+    for image in range(2):
+        for look in feedback.steps:
+            place = scores.x(look.step + 1), scores.y(look.scores[image])
+            assert pixels(picture, *place) == COLOURS[image]
+        for step, factor in enumerate(acted[image][1:], start=2):
+            assert pixels(picture, factors.x(step), factors.y(factor)) == COLOURS[image]
+
+
+def test_higher_values_are_drawn_higher_and_later_steps_further_right():
+    scores, factors = panels_of(looked((0.5,), (0.6,)), 2)
+    for panel in (scores, factors):
+        assert panel.y(panel.low) == panel.bottom > panel.y(panel.high) == panel.top
+        assert panel.x(2) > panel.x(1)
+    assert scores.bottom < factors.top
+
+
+def test_the_target_is_a_dashed_line():
+    feedback = looked((0.2,), (0.3,), target=0.875)
+    picture = plot(feedback, EDGES)
+    scores, _ = panels_of(feedback)
+    y = round(scores.y(0.875))
+    row = (picture[0, :, y].T * 255).round().int().tolist()
+    assert 200 < sum(tuple(pixel) == TARGET for pixel in row) < 500
+
+
+def test_errors_get_an_axis_that_holds_them():
+    feedback = looked((35.0,), (28.0,), better=False, target=10.0, unit=100.0)
+    scores, _ = panels_of(feedback)
+    assert (scores.low, scores.high) == (0.0, 40.0)
+    assert plot(feedback, DepthMeasure()).isfinite().all()
+
+
+@pytest.mark.parametrize("pictures", [1, 8, 23])
+def test_batches_of_any_size_and_long_runs_have_room(pictures):
+    feedback = looked(*[(0.5,) * pictures] * 3)
+    short, long = plot(feedback, EDGES), plot(feedback, EDGES, planned=150)
+    assert short.shape == long.shape
+    assert short.min() >= 0
+    assert short.max() <= 1
+
+
+def test_a_score_that_is_not_finite_leaves_a_gap():
+    feedback = looked((0.5,), (math.nan,), (0.75,))
+    scores, _ = panels_of(feedback)
+    assert pixels(plot(feedback, EDGES), scores.x(1), scores.y(0.5)) == COLOURS[0]
+
+
+def test_the_table_holds_every_number_and_the_summary_the_ends():
+    feedback = looked((0.2, 0.6), (0.4, 0.9), gain=1.0, high=3.0)
+    lines = table(feedback, EDGES).splitlines()
+    assert len(lines) == 3
+    assert "Edge F1 (within 1 pixel)" in lines[0]
+    assert lines[1].split() == ["1", "0.0%", "20.0%", "->", "1.800", "60.0%", "->", "1.400"]
+    assert lines[2].split() == ["2", "10.0%", "40.0%", "->", "1.600", "90.0%", "->", "1.100"]
+    words = summary(feedback, EDGES)
+    assert words.startswith("Edge F1 (within 1 pixel): looked 2 times, steps 1 to 2")
+    assert "picture 2: score 60.0% to 90.0%, factor 1.10 to 1.40" in words
