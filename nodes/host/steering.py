@@ -147,7 +147,7 @@ class _Steering:
             sigma = timestep.clone()  # fit for a graph
 
         def moment_of(point: Tensor) -> Moment:
-            return replace(now, x0=predict(point, sigma, options, seed))
+            return replace(now, x0=predict(point, sigma, _with_own_skips(options), seed))
 
         return run.look_through(x, moment_of)
 
@@ -159,6 +159,18 @@ class _Steering:
         step = 0 if planned is None else timing.step(sigma, planned.tolist())
         kept = protected.at(sigmas, x0, model, options)
         return Moment(step, timing.percent(sigma), x0, model, options, kept)
+
+
+def _with_own_skips(options: dict[str, Any]) -> dict[str, Any]:
+    """Model options under which the UNet's skip connections are no part of what a graph keeps.
+
+    The host adds control to them in place, long after the encoder has gone on with them.
+    """
+    transformer = dict(options.get("transformer_options", {}))
+    patches = dict(transformer.get("patches", {}))
+    name = "input_block_patch_after_skip"
+    patches[name] = [*patches.get(name, []), lambda h, _options: h.clone()]
+    return {**options, "transformer_options": {**transformer, "patches": patches}}
 
 
 class _Protected:

@@ -63,7 +63,8 @@ class X0Decoder:
 
     def bytes(self, shape: Sequence[int]) -> int:
         """The same without a graph, as the host plans it."""
-        return int(self.vae.memory_used_decode(tuple(shape), self.vae.vae_dtype))
+        # The host's figure is for one picture, whatever the batch.
+        return shape[0] * int(self.vae.memory_used_decode(tuple(shape), self.vae.vae_dtype))
 
     def loaded_with(
         self,
