@@ -9,10 +9,12 @@ from .annotator import (
     LearnedAnnotator,
     check_image,
     check_values,
+    forwards,
     from_8_bit,
     note_black,
     pad_to_multiple,
     to_8_bit,
+    to_bytes,
 )
 from .dpt import DPT
 
@@ -37,11 +39,17 @@ class DPTHybrid(LearnedAnnotator, DPT):
     @torch.no_grad()
     def annotate(self, image: Tensor) -> Tensor:
         """The condition image, 8-bit values, truncated as published."""
+        check_image(image, self.title)
         check_values(image, self.title)
-        near = stretch(self.depth(from_8_bit(to_8_bit(image), like=image.float())))
-        pixels = (near * 255).clamp(0, 255).to(torch.uint8)
+        pixels = to_bytes(stretch(self.depth_of_8_bit(image)) * 255)
         note_black(pixels, self.title, "depth")
         return from_8_bit(pixels, like=image)
+
+    def depth_of_8_bit(self, image: Tensor) -> Tensor:
+        """Like `depth`, of what 8 bits hold of the picture; without a gradient."""
+        return torch.cat(
+            [self.depth(from_8_bit(to_8_bit(part), like=part.float())) for part in forwards(image)]
+        )
 
     def depth(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 -> inverse depth (B, 1, H, W), float32, larger where nearer."""

@@ -11,10 +11,12 @@ from .annotator import (
     LearnedAnnotator,
     check_image,
     check_values,
+    forwards,
     from_8_bit,
     note_black,
     pad_to_multiple,
     to_8_bit,
+    to_bytes,
 )
 
 WIDTH = 64
@@ -75,8 +77,8 @@ class LineArt(LearnedAnnotator):
         """The condition image, 8-bit values."""
         check_image(image, self.title)
         check_values(image, self.title)
-        drawing = self._drawing(to_8_bit(image).float() / 255)
-        lines = 255 - (drawing * 255).clamp(0, 255).to(torch.uint8)
+        drawings = [self._drawing(to_8_bit(part).float() / 255) for part in forwards(image)]
+        lines = 255 - to_bytes(torch.cat(drawings) * 255)
         note_black(lines, self.title, "line")
         return from_8_bit(lines, like=image)
 

@@ -17,6 +17,7 @@ from .annotator import (
     LearnedAnnotator,
     check_image,
     check_values,
+    forwards,
     from_8_bit,
     note_black,
     pad_to_multiple,
@@ -99,7 +100,11 @@ class MLSD(LearnedAnnotator):
                 f"{self.title} got score {score:g} and distance {distance:g}; it needs a score in "
                 "0..1 and a distance of at least 0, usually 0.1 for both."
             )
-        return decode_lines(self.maps(self._padded(to_8_bit(image))), score, distance)
+        return [
+            lines
+            for part in forwards(image)
+            for lines in decode_lines(self.maps(self._padded(to_8_bit(part))), score, distance)
+        ]
 
     def maps(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..255 with sides of multiples of 16 -> (B, 16, H / 2, W / 2)."""

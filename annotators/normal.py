@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .annotator import check_image, check_values, from_8_bit, to_8_bit
+from .annotator import check_image, check_values, from_8_bit, to_bytes
 from .depth import DPTHybrid, stretch
 
 Z = 2 * math.pi
@@ -25,8 +25,7 @@ def annotate_normal(network: DPTHybrid, image: Tensor, background: float = BACKG
     check_image(image, "Normal")
     check_values(image, "Normal")
     with torch.no_grad():
-        depth = network.depth(from_8_bit(to_8_bit(image), like=image.float()))
-        return normal_image(depth, background).to(image.dtype)
+        return normal_image(network.depth_of_8_bit(image), background).to(image.dtype)
 
 
 def soft_normal(network: DPTHybrid, image: Tensor, background: float = BACKGROUND) -> Tensor:
@@ -40,7 +39,7 @@ def normal_image(depth: Tensor, background: float = BACKGROUND, strength: float 
     See `normals` for what the depth may be.
     """
     colours = normals(depth.detach(), background, strength) * 127.5 + 127.5
-    return from_8_bit(colours.clamp(0, 255).to(torch.uint8), like=depth)
+    return from_8_bit(to_bytes(colours), like=depth)
 
 
 def normals(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .ade20k import CLASSES, palette, to_colours
-from .annotator import LearnedAnnotator, check_image, check_values, pad_to_multiple
+from .annotator import LearnedAnnotator, check_image, check_values, forwards, pad_to_multiple
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Segmentation(LearnedAnnotator):
     def segment(self, image: Tensor) -> Segments:
         """The likeliest class of every pixel, as index and as colour."""
         check_values(image, self.title)
-        classes = self.logits(image).argmax(1)
+        classes = torch.cat([self.logits(part).argmax(1) for part in forwards(image)])
         return Segments(classes, to_colours(classes).to(image.dtype))
 
     def logits(self, image: Tensor) -> Tensor:

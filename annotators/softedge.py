@@ -14,10 +14,12 @@ from .annotator import (
     LearnedAnnotator,
     check_image,
     check_values,
+    forwards,
     from_8_bit,
     note_black,
     pad_to_multiple,
     to_8_bit,
+    to_bytes,
 )
 from .opencv import load_cv2
 
@@ -80,14 +82,17 @@ class HED(LearnedAnnotator):
         """What the reference computes from 8-bit pictures: uint8 (B, 1, H, W) in main memory."""
         check_image(image, self.title)
         check_values(image, self.title)
+        edges = torch.cat([self._edges(part, safe) for part in forwards(image)])
+        note_black(edges, self.title, "edge")
+        return edges
+
+    def _edges(self, image: Tensor, safe: bool) -> Tensor:
         height, width = image.shape[-2:]
         padded = pad_to_multiple(to_8_bit(image).to(self.dtype), self.multiple)
         probability = _fuse(self.sides(padded))[..., :height, :width]
         if safe:
             probability = (probability.float() * 3).int().float() / 2
-        edges = (probability * 255).clamp(0, 255).to(torch.uint8)
-        note_black(edges, self.title, "edge")
-        return edges
+        return to_bytes(probability * 255)
 
 
 class _Stage(nn.Module):
@@ -106,7 +111,7 @@ class _Stage(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         for conv in self.convs:
-            h = F.relu(conv(h))
+            h = F.relu(conv(h), inplace=True)  # new memory costs more than the ReLU itself
         return h, self.projection(h)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..annotator import LearnedAnnotator, check_image, check_values, to_8_bit
+from ..annotator import LearnedAnnotator, check_image, check_values, forwards, to_8_bit
 from ..opencv import load_cv2
 from .draw import draw_poses
 from .hand import OpenPoseHand, hand_boxes
@@ -70,7 +70,9 @@ class OpenPoseBody(LearnedAnnotator, BodyStages):
         height, width = image.shape[-2:]
         bodies = self._bodies(image)
         empty = [str(number) for number, found in enumerate(bodies, 1) if not found]
-        if empty:
+        if empty and len(bodies) == 1:
+            log.info("OpenPose found nobody in the picture")
+        elif empty:
             log.info("OpenPose found nobody in picture %s of %d", ", ".join(empty), len(bodies))
         places = [
             (picture, person, name, box)
@@ -110,7 +112,6 @@ class OpenPoseBody(LearnedAnnotator, BodyStages):
         inner = small[0].shape[0], small[0].shape[1]
         x = torch.from_numpy(np.stack([padded(row) for row in small])).movedim(-1, 1)
         x = (x.float() / 256 - 0.5).to(image.device, self.dtype)
-        limbs, joints = (maps.float().cpu().numpy() for maps in self.stages(x))
 
         def bodies(limbs: np.ndarray, joints: np.ndarray) -> list[Points]:
             heat = enlarged(cv2, joints[:JOINT_COUNT], inner, (height, width))
@@ -120,7 +121,11 @@ class OpenPoseBody(LearnedAnnotator, BodyStages):
 
             return find_people(find_peaks(cv2, heat), field, height)
 
-        return [bodies(*pair) for pair in zip(limbs, joints, strict=True)]
+        found = []
+        for part in forwards(x):
+            limbs, joints = (maps.float().cpu().numpy() for maps in self.stages(part))
+            found += [bodies(*pair) for pair in zip(limbs, joints, strict=True)]
+        return found
 
 
 def _published(body: Points, width: int, height: int) -> Points:

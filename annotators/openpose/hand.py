@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..annotator import LearnedAnnotator, check_image, check_values, to_8_bit
+from ..annotator import LearnedAnnotator, check_image, check_values, forwards, to_8_bit
 from ..opencv import load_cv2
 from .keypoints import HAND_POINTS, JOINTS, Keypoint, Points
 from .networks import HandStages
@@ -75,7 +75,7 @@ class OpenPoseHand(LearnedAnnotator, HandStages):
     def detect(self, image: Tensor, boxes: Sequence[tuple[int, Box]]) -> list[Points | None]:
         """The 21 points of the hand in each box, in pixels of the picture; None if there are none.
 
-        image: (B, 3, H, W) in 0..1. boxes: (picture in the batch, box), all run as one batch.
+        image: (B, 3, H, W) in 0..1. boxes: (picture in the batch, box), taken like a batch.
         """
         check_image(image, self.title)
         check_values(image, self.title)
@@ -102,7 +102,11 @@ class OpenPoseHand(LearnedAnnotator, HandStages):
             side = int(scale * BOX)
             inputs = np.stack([padded(resized(cv2, crop, side, side)) for crop in blurred])
             x = torch.from_numpy(inputs).movedim(-1, 1).float() / 256 - 0.5
-            coarse = self.stages(x.to(device, self.dtype))[:, :HAND_POINTS].float().cpu().numpy()
+            coarse = [
+                heat
+                for part in forwards(x.to(device, self.dtype))
+                for heat in self.stages(part)[:, :HAND_POINTS].float().cpu().numpy()
+            ]
             for total, heat in zip(maps, coarse, strict=True):
                 size = (MAP_SIDE, MAP_SIDE)
                 total += enlarged(cv2, heat, (side, side), size) / len(self.scales)

@@ -16,6 +16,7 @@ from controlnet_pp.annotators.annotator import (
     note_black,
     pad_to_multiple,
     to_8_bit,
+    to_bytes,
 )
 from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.mlsd import MLSD
@@ -75,6 +76,12 @@ def test_8_bits_there_and_back_are_the_same(dtype):
     assert torch.equal(to_8_bit(image), pixels)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_bytes_are_cut_and_clipped(dtype):
+    values = torch.tensor([-7.0, -0.5, 0.9, 1.0, 127.99, 254.9, 255.0, 300.0, 65000.0], dtype=dtype)
+    assert to_bytes(values).tolist() == [0, 0, 0, 1, int(values[4]), int(values[5]), 255, 255, 255]
+
+
 def test_black_maps_are_named_in_one_log_line(caplog):
     maps = torch.zeros(3, 1, 4, 4)
     maps[1, 0, 2, 2] = 0.5
@@ -82,6 +89,14 @@ def test_black_maps_are_named_in_one_log_line(caplog):
         note_black(maps, "OpenPose", "person")
     assert [r.getMessage() for r in caplog.records] == [
         "OpenPose: no person in 2 of 3 pictures (#0, #2), the map is black there"
+    ]
+
+
+def test_a_black_map_of_a_single_picture_has_no_number(caplog):
+    with caplog.at_level(logging.INFO):
+        note_black(torch.zeros(1, 1, 4, 4), "OpenPose", "person")
+    assert [r.getMessage() for r in caplog.records] == [
+        "OpenPose: no person in the picture, the map is black"
     ]
 
 

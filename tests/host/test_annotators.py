@@ -12,6 +12,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -212,18 +213,49 @@ def forwards(host, models, weight_files) -> list[int]:
     return seen
 
 
-def test_a_batch_is_one_forward_and_equals_its_pictures_one_by_one(host, forwards):
+@pytest.fixture
+def steps(host, monkeypatch) -> list[int]:
+    """Pictures done at every step of a progress bar, also those that come too fast to be shown."""
+    done = []
+
+    class Bar(host.pack("nodes.host.annotators").ProgressBar):
+        def update_absolute(self, value, *args, **kwargs):
+            done.append(value)
+            super().update_absolute(value, *args, **kwargs)
+
+    monkeypatch.setattr(host.pack("nodes.host.annotators"), "ProgressBar", Bar)
+    return done
+
+
+def test_on_a_cpu_a_batch_goes_picture_by_picture_with_progress(host, forwards, progress, steps):
     images = picture(batch=4, height=50, width=70)
     together, _ = soft_edge(host, images)
-    assert forwards == [4]
+    assert forwards == [1, 1, 1, 1]
+    assert steps == [1, 2, 3, 4]
+    assert progress[-1] == (4, 4)
     singly = torch.cat([soft_edge(host, images[i : i + 1])[0] for i in range(4)])
-    assert together.sub(singly).abs().max() <= 1 / 255 + 1e-6  # 8 bits, another summation order
+    assert torch.equal(together, singly)
 
 
-def test_a_long_batch_shows_progress(host, forwards, progress):
-    soft_edge(host, picture(batch=40, height=16, width=16))
-    assert forwards == [16, 16, 8]
+def test_elsewhere_a_long_batch_goes_in_large_parts_with_progress(
+    host, progress, steps, monkeypatch
+):
+    annotators = host.pack("nodes.host.annotators")
+    monkeypatch.setattr(annotators, "load", lambda *_: None)
+    monkeypatch.setattr(annotators.model_management, "get_free_memory", lambda _: 2**40)
+    elsewhere = [SimpleNamespace(load_device=torch.device("meta"))]
+    assert annotators.in_chunks(len, torch.rand(40, 3, 16, 16), elsewhere) == [16, 16, 8]
+    assert steps == [16, 32, 40]
     assert progress[-1] == (40, 40)
+
+
+def test_elsewhere_parts_are_as_large_as_memory_allows(host, monkeypatch):
+    annotators = host.pack("nodes.host.annotators")
+    one = 16 * 16 * annotators.VALUES_PER_PIXEL * 2  # bytes
+    monkeypatch.setattr(annotators, "load", lambda *_: None)
+    monkeypatch.setattr(annotators.model_management, "get_free_memory", lambda _: 5 * one)
+    elsewhere = [SimpleNamespace(load_device=torch.device("meta"))]
+    assert annotators.in_chunks(len, torch.rand(10, 3, 16, 16), elsewhere) == [4, 4, 2]
 
 
 def test_an_interrupt_stops_between_two_layers(host, forwards):

@@ -150,7 +150,7 @@ def test_hand_points_equal_the_reference_in_crops_of_any_size(cheap_hand, open_p
         assert points is not None
         assert [None if p is None else (round(p.x, 3), round(p.y, 3)) for p in points] == expected
         for scale, x in enumerate(patches.inputs[-4:]):
-            assert torch.equal(ours[scale][number], x[0])
+            assert torch.equal(ours[scale * len(boxes) + number][0], x[0])
 
 
 def test_hand_boxes_equal_the_reference(open_pose):
