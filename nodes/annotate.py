@@ -208,7 +208,7 @@ class Annotate(io.ComfyNode):
                 download_input(),
                 *target_inputs(),
                 AnnotatorType.Input(
-                    "annotator",
+                    "other_annotator",
                     optional=True,
                     tooltip="An annotator to use with its own settings instead, from another node. "
                     "The settings here then mean nothing.",
@@ -230,10 +230,10 @@ class Annotate(io.ComfyNode):
         download: bool = False,
         target_width: int = 0,
         target_height: int = 0,
-        annotator: NodeAnnotator | None = None,
+        other_annotator: NodeAnnotator | None = None,
     ) -> io.NodeOutput:
-        if annotator is not None:
-            return output(annotator, image)
+        if other_annotator is not None:
+            return output(other_annotator, image)
         size = Size(resolution, target_width, target_height)
         return output(conditions.BY_CONDITION[condition](size, download), image)
 

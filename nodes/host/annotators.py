@@ -151,7 +151,8 @@ def in_chunks(
     load(patchers, image)
     device = patchers[0].load_device if patchers else image.device
     rows = min(len(image), LONG_BATCH, _at_once(image, device) if patchers else LONG_BATCH)
-    bar = ProgressBar(len(image))
+    # Of one part there is nothing to show, and longer work that it belongs to has its own bar.
+    bar = ProgressBar(len(image)) if len(image) > rows else None
     results: list[Any] = []
     done = 0
     while done < len(image):
@@ -168,7 +169,8 @@ def in_chunks(
         keep = model_management.intermediate_device()
         results.append(found.to(keep, image.dtype) if isinstance(found, Tensor) else found)
         done += rows
-        bar.update_absolute(min(done, len(image)))
+        if bar is not None:
+            bar.update_absolute(min(done, len(image)))
     return results
 
 

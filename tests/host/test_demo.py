@@ -221,7 +221,7 @@ def test_the_annotator_tells_shape_from_ground_in_every_node_that_takes_one(host
     world = host.pack("demo.world")
     picture, annotator = parts[4], parts[6]
     condition, same = host.call(
-        "CNPP_Annotate", image=picture, condition="canny", resolution=64, annotator=annotator
+        "CNPP_Annotate", image=picture, condition="canny", resolution=64, other_annotator=annotator
     )
     assert same is annotator
     assert condition.shape == picture.shape  # its own settings, not those of the node
@@ -238,9 +238,7 @@ def test_the_annotator_tells_shape_from_ground_in_every_node_that_takes_one(host
     )
     assert score == 1
     cropped = picture[:, :90, :75]
-    assert (
-        host.call(
-            "CNPP_Annotate", image=cropped, condition="seg", resolution=0, annotator=annotator
-        )[0].shape
-        == cropped.shape
-    )
+    found = host.call(
+        "CNPP_Annotate", image=cropped, condition="seg", resolution=0, other_annotator=annotator
+    )[0]
+    assert found.shape == cropped.shape

@@ -86,7 +86,10 @@ PINNED = {
         ["IMAGE", "ANNOTATOR"],
     ),
     "CNPP_Segmentation": (["image", "model_name", *ANNOTATE], ["IMAGE", "ANNOTATOR", "MASK"]),
-    "CNPP_Annotate": (["image", "condition", *ANNOTATE], ["IMAGE", "ANNOTATOR"]),
+    "CNPP_Annotate": (
+        ["image", "condition", *ANNOTATE, "other_annotator"],
+        ["IMAGE", "ANNOTATOR"],
+    ),
     "CNPP_OpenPoseDraw": (
         ["json", "body", "hands", "face", "sticks", "width", "height", "keypoints"],
         ["IMAGE", "POSE_KEYPOINT", "STRING"],
