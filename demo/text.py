@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(len(VOCABULARY), WIDTH)
-        self.positions = nn.Parameter(0.02 * torch.randn(LENGTH, WIDTH))
+        self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH))
         self.layer = nn.TransformerEncoderLayer(
             WIDTH, nhead=4, dim_feedforward=4 * WIDTH, dropout=0.0, batch_first=True
         )
