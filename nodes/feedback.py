@@ -63,9 +63,20 @@ class ConsistencyFeedback(io.ComfyNode):
                     default=DEFAULTS.gain,
                     min=0.0,
                     max=100.0,
-                    step=0.1,
-                    tooltip="The strength is multiplied by 1 + gain * (target - score); for depth "
-                    "and normal by 1 + gain * (score - target) / 100. 0 only measures.",
+                    step=0.05,
+                    tooltip="Each look adds gain * (target - score) to the factor of the strength, "
+                    "which begins at 1; for depth and normal it is gain * (score - target) / 100. "
+                    "0 only measures.",
+                ),
+                io.Float.Input(
+                    "memory",
+                    default=DEFAULTS.memory,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of a correction is kept for the next look. 1: corrections "
+                    "add up until the target is met. 0: the factor answers the latest score "
+                    "alone; take a gain of 2 or so then.",
                 ),
                 io.Float.Input(
                     "min_factor",
@@ -140,6 +151,7 @@ class ConsistencyFeedback(io.ComfyNode):
         tolerance: int,
         target: float,
         gain: float,
+        memory: float,
         min_factor: float,
         max_factor: float,
         start_percent: float,
@@ -151,7 +163,7 @@ class ConsistencyFeedback(io.ComfyNode):
         finder = finder_for(NODE, kind, tolerance, annotator)
         window = SteeringWindow(start_percent, end_percent, every)
         unit = unit_of(finder.measure)
-        settings = FeedbackSettings(target, gain, min_factor, max_factor, window, unit)
+        settings = FeedbackSettings(target, gain, min_factor, max_factor, window, unit, memory)
         finder.measure.read(condition.movedim(-1, 1))  # refused here if it is of another kind
 
         def check(pictures: Tensor) -> CheckResult:

@@ -1,7 +1,7 @@
 """Consistency feedback: control that is as strong as the picture so far needs it.
 
-A proportional controller without gradients: what is scored is the one-step x0, what is moved is the
-strength of a control, picture by picture.
+A controller without gradients: what is scored is the one-step x0, what is moved is the strength
+of a control, picture by picture.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from .window import SteeringWindow
 
 @dataclass(frozen=True)
 class FeedbackSettings:
-    """The strength is multiplied by 1 + gain * (target - score) / unit, within low and high.
+    """The strength is multiplied by a factor f that begins at 1 and stays within low and high:
 
-    target and score are as the measure gives them; where lower scores are better the sign of the
-    difference is turned. unit: the difference that counts as 1, see `unit_of`.
+    f = 1 + memory * (f before - 1) + gain * (target - score) / unit
+
+    memory: 1 adds corrections up until the target is met, 0 answers the latest score alone. Early
+    scores are low, for the picture is still a blur: with memory control grows as long as the score
+    lags, without it begins strong and relaxes. target and score are as the measure gives them;
+    where lower scores are better the sign of the difference is turned. unit: the difference that
+    counts as 1, see `unit_of`.
     """
 
     target: float = 1.0
-    gain: float = 2.0
+    gain: float = 0.4
     low: float = 0.5
     high: float = 3.0
     window: SteeringWindow = field(default_factory=SteeringWindow)
     unit: float = 1.0
+    memory: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("target", "gain", "low", "high", "unit"):
+        for name in ("target", "gain", "low", "high", "unit", "memory"):
             value = getattr(self, name)
             if not math.isfinite(value):
                 raise ValueError(f"Feedback with {name} {value}; a finite number is needed.")
@@ -39,18 +45,21 @@ class FeedbackSettings:
                 f"Feedback with gain {self.gain:g} per {self.unit:g}; a negative gain would weaken "
                 "control where it fails, so it must be 0 or more."
             )
+        if not 0 <= self.memory <= 1:
+            raise ValueError(f"Feedback with memory {self.memory:g}; it lies between 0 and 1.")
         if not 0 <= self.low <= self.high:
             raise ValueError(
                 f"Feedback between {self.low:g} and {self.high:g} times the strength; the lower "
                 "bound must be 0 or more and not above the upper one."
             )
 
-    def factor(self, score: float, higher_is_better: bool = True) -> float:
-        """What the strength is multiplied with after this score; 1 for a score that is NaN."""
+    def factor(self, score: float, higher_is_better: bool = True, before: float = 1.0) -> float:
+        """What the strength is multiplied with after this score; as before for one that is NaN."""
         if math.isnan(score):
-            return 1.0
+            return before
         error = self.target - score if higher_is_better else score - self.target
-        return min(max(1.0 + self.gain * error / self.unit, self.low), self.high)
+        kept = self.memory * (before - 1.0)
+        return min(max(1.0 + kept + self.gain * error / self.unit, self.low), self.high)
 
 
 def unit_of(measure: Measure) -> float:
@@ -82,5 +91,9 @@ class Feedback:
 
     def look(self, step: int, percent: float, scores: Sequence[float]) -> None:
         """Set the factors by the scores of the pictures as they would be now."""
-        self.factors = tuple(self.settings.factor(s, self.higher_is_better) for s in scores)
+        before = self.factors or (1.0,) * len(scores)
+        self.factors = tuple(
+            self.settings.factor(score, self.higher_is_better, factor)
+            for score, factor in zip(scores, before, strict=True)
+        )
         self.steps.append(FeedbackStep(step, percent, tuple(scores), self.factors))

@@ -24,7 +24,7 @@ EDGES = EdgeMeasure(1)
 
 def looked(*scores: tuple[float, ...], better: bool = True, **settings) -> Feedback:
     """Feedback that has seen these scores, one tuple for each of the first steps."""
-    feedback = Feedback(FeedbackSettings(**settings), better)
+    feedback = Feedback(FeedbackSettings(**{"memory": 0.0} | settings), better)
     for step, seen in enumerate(scores):
         feedback.look(step, step / 10, seen)
     return feedback
@@ -34,7 +34,7 @@ def looked(*scores: tuple[float, ...], better: bool = True, **settings) -> Feedb
     ("score", "factor"), [(0.9, 1.0), (0.4, 2.0), (0.65, 1.5), (1.0, 0.8), (0.0, 2.5), (9.0, 0.25)]
 )
 def test_the_factor_is_proportional_to_what_is_missing_and_bounded(score, factor):
-    settings = FeedbackSettings(target=0.9, gain=2.0, low=0.25, high=2.5)
+    settings = FeedbackSettings(target=0.9, gain=2.0, low=0.25, high=2.5, memory=0.0)
     assert settings.factor(score) == pytest.approx(factor)
 
 
@@ -67,6 +67,7 @@ def test_a_score_that_nobody_knows_leaves_the_strength():
         ({"target": math.nan}, "Feedback with target nan"),
         ({"high": math.inf}, "Feedback with high inf"),
         ({"gain": -1.0}, "negative gain"),
+        ({"memory": 1.5}, "Feedback with memory 1.5"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words):
@@ -81,6 +82,27 @@ def test_every_look_is_kept_with_factors_picture_by_picture():
     assert [look.step for look in feedback.steps] == [0, 1]
 
 
+def test_with_memory_corrections_add_up_picture_by_picture():
+    scores = ((0.5, 1.0), (0.75, 0.75), (1.0, 0.5))
+    feedback = looked(*scores, memory=1.0, gain=0.5, high=3.0)
+    assert [look.factors for look in feedback.steps] == [
+        (1.25, 1.0),
+        (1.375, 1.125),
+        (1.375, 1.375),
+    ]
+    fading = looked((0.5,), (1.0,), (1.0,), memory=0.5, gain=1.0)
+    assert [look.factors for look in fading.steps] == [(1.5,), (1.25,), (1.125,)]
+
+
+def test_what_adds_up_turns_round_at_once_when_it_lies_at_a_bound():
+    feedback = looked(*[(0.0,)] * 50, (0.9,), memory=1.0, gain=1.0, target=0.5, high=2.0)
+    assert [look.factors[0] for look in feedback.steps[-2:]] == pytest.approx([2.0, 1.6])
+
+
+def test_a_score_that_nobody_knows_keeps_what_was_said_before():
+    assert looked((0.5,), (math.nan,), memory=1.0, gain=1.0).factors == (1.5,)
+
+
 def test_the_window_acts_by_percent_and_step():
     window = SteeringWindow(0.25, 0.75, every=2)
     acts = [step for step in range(11) if window.acts(step / 10, step)]
@@ -88,7 +110,7 @@ def test_the_window_acts_by_percent_and_step():
 
 
 def test_a_factor_acts_from_the_step_after_its_score_until_the_next():
-    feedback = Feedback(FeedbackSettings(gain=1.0, high=3.0))
+    feedback = Feedback(FeedbackSettings(gain=1.0, high=3.0, memory=0.0))
     for step, score in ((1, 0.5), (4, 0.25)):
         feedback.look(step, step / 6, (score,))
     assert factors_over_steps(feedback, 6) == [[1.0, 1.0, 1.5, 1.5, 1.5, 1.75]]

@@ -48,7 +48,7 @@ def feedback(
     settings = {
         "model": model or host.model(TINY), "control_net": control or host.pair(TINY)[0],
         "vae": vae_of_8(host), "condition": CONDITION, "kind": CANNY, "tolerance": 0, "target": 1.0,
-        "gain": 2.0, "min_factor": 0.0, "max_factor": 3.0, "start_percent": 0.0,
+        "gain": 2.0, "memory": 0.0, "min_factor": 0.0, "max_factor": 3.0, "start_percent": 0.0,
         "end_percent": 1.0, "every": 1, "annotator": finder(host, share),
     }  # fmt: skip
     return host.call(NODE, **settings | changes)

@@ -175,7 +175,7 @@ def graph():
             "inputs": {
                 "model": ["demo", 0], "control_net": ["demo", 3], "vae": ["demo", 2],
                 "condition": ["canny", 0], "annotator": ["canny", 1], "kind": CANNY, "tolerance": 1,
-                "target": 1.0, "gain": 2.0, "min_factor": 0.0, "max_factor": 3.0,
+                "target": 1.0, "gain": 0.4, "memory": 1.0, "min_factor": 0.0, "max_factor": 3.0,
                 "start_percent": 0.0, "end_percent": 1.0, "every": 2,
             },
         },

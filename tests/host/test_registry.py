@@ -114,7 +114,7 @@ PINNED = {
     "CNPP_ConsistencyFeedback": (
         [
             *("model", "control_net", "vae", "condition", "kind", "tolerance", "target", "gain"),
-            *("min_factor", "max_factor", "start_percent", "end_percent", "every"),
+            *("memory", "min_factor", "max_factor", "start_percent", "end_percent", "every"),
             *("mask", "annotator"),
         ],
         ["MODEL", "CONTROL_NET", "FEEDBACK"],
