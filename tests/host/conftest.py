@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-for name in ("harness", "foreign", "guided", "looped"):
+for name in ("harness", "annotated", "foreign", "guided", "looped"):
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
         assert spec is not None
