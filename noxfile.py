@@ -45,6 +45,8 @@ TIMEOUT = "--timeout=900"  # seconds for one test: a hang fails and says where
 
 NAMED_PYTHON = os.environ.get("COMFYUI_PYTHON")
 HOSTED = "control"  # the measurement in bench/ that runs inside ComfyUI
+# The one whose reference for depth needs torchvision, which ComfyUI's Python has.
+BETTER_HOSTED = "annotators"
 
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
@@ -132,14 +134,24 @@ def bench(session: nox.Session) -> None:
     """The measurements in bench/, all or the named ones; `-- control --only neutral_512`.
 
     `control` measures inside ComfyUI, under ComfyUI's own Python; it is left out without one.
+    `annotators` takes ComfyUI's Python too, for depth; without one it leaves out depth alone.
     """
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs))
     options = session.posargs[len(names) :]
     every = [file.stem for file in sorted((ROOT / "bench").glob("[!_]*.py"))]
     names = names or every
-    outside = [name for name in names if name != HOSTED]
     if options and len(names) != 1:
         session.error(f"{options[0]} needs one measurement in front of it: {', '.join(every)}")
+    inside, python, env = [], Path(), {}
+    if HOSTED in names or BETTER_HOSTED in names:
+        comfy_host, main, python = find_comfy(session)
+        if main is not None:
+            session.log(f"ComfyUI {comfy_host.host_version(main)} in {main}, Python {python}")
+            inside = [name for name in names if name in (HOSTED, BETTER_HOSTED)]
+            env = {"COMFYUI_PATH": str(main), "PYTHONPATH": str(install_beside(session, python))}
+        elif HOSTED in names:
+            session.warn(f"SKIPPED bench {HOSTED}, nothing was measured: {comfy_host.why_not()}")
+    outside = [name for name in names if name != HOSTED and name not in inside]
     failed = []
     if outside:
         install(session, *ORACLES)
@@ -148,22 +160,12 @@ def bench(session: nox.Session) -> None:
             session.run("python", "cli.py", "bench", *outside, *options)
         except CommandFailed:
             failed.append(", ".join(outside))
-    if HOSTED in names:
-        comfy_host, main, python = find_comfy(session)
-        if main is None:
-            session.warn(f"SKIPPED bench {HOSTED}, nothing was measured: {comfy_host.why_not()}")
-        else:
-            title = f"ComfyUI {comfy_host.host_version(main)} in {main}, Python {python}"
-            session.log(f"{HOSTED}: {title}")
-            extras = install_beside(session, python)
-            try:
-                session.run(
-                    *(str(python), "cli.py", "bench", HOSTED, *options),
-                    env={"COMFYUI_PATH": str(main), "PYTHONPATH": str(extras)},
-                    external=True,
-                )
-            except CommandFailed:
-                failed.append(HOSTED)
+    for name in inside:
+        command = (str(python), "cli.py", "bench", name, *options)
+        try:
+            session.run(*command, env=env, external=True)
+        except CommandFailed:
+            failed.append(name)
     if failed:
         session.error(f"failed, or beyond a target: {'; '.join(failed)}")
 
