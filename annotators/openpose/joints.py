@@ -29,11 +29,11 @@ def joint_maps(network: OpenPoseBody, image: Tensor) -> Tensor:
 
 class _Alive(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clamp(min=ALIVE)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
         return gradients[0]
 
 

@@ -79,7 +79,8 @@ def steered(model: Any, key: str, begin: Begin) -> Any:
     steering = _Steering(begin)
     twin = model.clone()
     twin.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, steering.sampling)
-    twin.set_model_sampler_post_cfg_function(steering.post_cfg)
+    # A function, because older hosts copy a method together with its object when a model is copied.
+    twin.set_model_sampler_post_cfg_function(lambda args: steering.post_cfg(args))
     return twin
 
 
@@ -139,9 +140,11 @@ class _Steering:
         """Around the host's prediction of x0."""
         options = {} if model_options is None else model_options
         model = predict.class_obj.inner_model
-        run: Any = None if self._run is None else self._run[0]
-        now = None if run is None else self._moment(x, timestep, model, options)
-        if now is None or not run.acts(now.step, now.percent):
+        if self._run is None:
+            return predict(x, timestep, options, seed)
+        run: Any = self._run[0]
+        now = self._moment(x, timestep, model, options)
+        if not run.acts(now.step, now.percent):
             return predict(x, timestep, options, seed)
         with torch.inference_mode(False):
             sigma = timestep.clone()  # fit for a graph
@@ -194,11 +197,13 @@ class _Protected:
             planned = options.get("transformer_options", {}).get("sample_sigmas")
             extra = {"model": _Inner(model), "sigmas": planned}
             mask = options["denoise_mask_function"](sigma, mask, extra_options=extra)
-        if self._original is None:
+        original = self._original
+        if original is None:
             latent = self._latent.to(x0.device, torch.float32)
             # As the host does: an empty latent is not shifted.
-            self._original = model.process_latent_in(latent) if latent.any() else latent
-        return Kept(self._original, mask.to(x0.device))
+            original = model.process_latent_in(latent) if latent.any() else latent
+            self._original = original
+        return Kept(original, mask.to(x0.device))
 
 
 class _Inner:

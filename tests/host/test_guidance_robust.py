@@ -94,7 +94,7 @@ def test_what_is_too_much_for_the_memory_goes_in_smaller_parts(host, monkeypatch
     assert rows[:6] == [4, 2, 1, 1, 1, 1]
     assert set(rows[6:]) == {1}  # not tried again in the same sampling
     assert "out of memory" in caplog.text
-    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
@@ -162,7 +162,8 @@ def test_a_tiny_decoder_asks_for_a_fraction_of_the_memory(host, condition):
     module = host.pack("nodes.host.x0")
     whole, tiny = (module.X0Decoder(vae(host, kind)) for kind in ("kl", "taesd"))
     assert tiny.graph_bytes((1, 4, 64, 64)) < whole.graph_bytes((1, 4, 64, 64)) / 5
-    assert whole.graph_bytes((2, 4, 64, 64)) == 2 * whole.graph_bytes((1, 4, 64, 64))
+    two, one = (whole.graph_bytes((batch, 4, 64, 64)) for batch in (2, 1))
+    assert two == pytest.approx(2 * one)
 
 
 @pytest.mark.parametrize("kind", ["kl", "taesd"])
