@@ -15,18 +15,15 @@ import torch
 from torch import Tensor
 
 from ..annotators.canny import canny_cnpp
-from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.check import check_consistency
 from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.consistency.feedback import Feedback, FeedbackSettings
 from ..cnpp_core.consistency.guidance import GuidanceSettings
-from ..cnpp_core.consistency.label_maps import LabelMeasure
-from ..cnpp_core.consistency.reward import Reward
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from ..demo.model import load_demo, load_segmenter
-from ..demo.pipeline import FeedbackLoop, Guidance, generate
+from ..demo.pipeline import SEGMENTS, FeedbackLoop, Guidance, generate
 from ..demo.run import TOLERANCE
-from ..demo.segmenter import CLASSES, PALETTE, Segmenter, colours_of
+from ..demo.segmenter import Segmenter, colours_of
 from ..demo.text import tokenize
 from ..demo.world import COLOURS, HELD_OUT_SEED, foreground_mask, load_batch, mask_iou
 
@@ -84,7 +81,6 @@ class Rig:
         self.batch = load_batch(HELD_OUT_SEED, range(count))
         self.hints = canny_cnpp(self.batch.images)
         self.wanted = colours_of(self.batch.masks[:, 0])
-        self.measure = LabelMeasure(PALETTE, CLASSES, "the shapes world")
 
     def outcome(self, way: Way) -> Outcome:
         """Pictures for all conditions, judged."""
@@ -107,10 +103,7 @@ class Rig:
         """One picture for each condition of a part."""
         guidance = loop = None
         if way.guidance is not None:
-            reward = Reward.of(
-                Condition.SEG, self.segmenter.logits, self.measure, self.wanted[part]
-            )
-            guidance = Guidance(way.guidance, reward.losses)
+            guidance = Guidance.by(self.segmenter, self.wanted[part], way.guidance)
         if way.feedback is not None:
             loop = FeedbackLoop(Feedback(way.feedback), lambda images: self.scores(images, part))
         return generate(
@@ -127,7 +120,7 @@ class Rig:
     def scores(self, images: Tensor, part: slice) -> tuple[float, ...]:
         """mIoU of the segmenter's classes with the wanted ones, as the check gives it."""
         annotate = self.segmenter.annotate
-        return check_consistency(images, self.wanted[part], annotate, self.measure).per_image
+        return check_consistency(images, self.wanted[part], annotate, SEGMENTS).per_image
 
     def judged(self, images: Tensor, seconds: float = 0.0) -> Outcome:
         """What the pictures are worth, whoever drew them."""

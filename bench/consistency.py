@@ -28,9 +28,9 @@ TURNS = 5
 # What is aimed at: shares of the remaining error, and time.
 LEAST_BY_GUIDANCE, LEAST_TOGETHER, MOST_TIME = 0.45, 0.65, 1.25
 
-EVERY = 2
-GUIDANCE = GuidanceSettings(window=SteeringWindow(0.4, 1.0, EVERY))
-FEEDBACK = FeedbackSettings()
+GUIDANCE = GuidanceSettings()
+EVERY = GUIDANCE.window.every
+FEEDBACK = FeedbackSettings(window=SteeringWindow(every=2))
 
 CONTROL = Way("ControlNet")
 GUIDED = Way("+ guidance", guidance=GUIDANCE)
@@ -82,7 +82,7 @@ def times(rig: Rig) -> dict[str, Any]:
 
 def curves(rig: Rig) -> dict[str, Any]:
     """Adherence against the strength of control, and against strength and window of guidance."""
-    windows = [(0.0, 1.0), (0.2, 1.0), (0.4, 1.0), (0.6, 1.0), (0.8, 1.0), (0.4, 0.8)]
+    windows = [(0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.9), (0.0, 0.5)]
     lines: dict[str, list[tuple[str, Way]]] = {
         "control strength": [
             (f"{value:g}", replace(CONTROL, strength=value)) for value in (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -90,7 +90,7 @@ def curves(rig: Rig) -> dict[str, Any]:
         "guidance strength": [
             (f"{value:g}", _guided(strength=value)) for value in (0.25, 0.5, 1.0, 2.0, 4.0)
         ],
-        "guidance bound": [(f"{value:g}", _guided(bound=value)) for value in (0.05, 0.1, 0.2, 0.4)],
+        "guidance bound": [(f"{value:g}", _guided(bound=value)) for value in (0.1, 0.2, 0.4, 0.8)],
         "guidance window": [
             (f"{start:g}-{end:g}", _guided(window=SteeringWindow(start, end, EVERY)))
             for start, end in windows

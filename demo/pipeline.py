@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.feedback import Feedback
 from ..cnpp_core.consistency.guidance import GuidanceSettings, corrected
+from ..cnpp_core.consistency.label_maps import LabelMeasure
+from ..cnpp_core.consistency.reward import Reward
 from ..cnpp_core.control.partial import HintCache, partial_network
 from ..cnpp_core.control.residuals import ControlResiduals
 from ..cnpp_core.control.rows import COND, UNCOND
@@ -23,8 +26,11 @@ from ..cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from .autoencoder import DOWNSCALE
 from .model import DemoModel
+from .segmenter import CLASSES, PALETTE, Segmenter
 from .text import tokenize
 from .world import SIZE
+
+SEGMENTS = LabelMeasure(PALETTE, CLASSES, "the shapes world")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,14 @@ class Guidance:
 
     settings: GuidanceSettings
     losses: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def by(
+        cls, segmenter: Segmenter, condition: Tensor, settings: GuidanceSettings | None = None
+    ) -> Guidance:
+        """Towards a condition image (B or 1, 3, H, W) of the segmenter's."""
+        reward = Reward.of(Condition.SEG, segmenter.logits, SEGMENTS, condition)
+        return cls(settings or GuidanceSettings(), reward.losses)
 
 
 @dataclass(frozen=True, eq=False)

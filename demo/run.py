@@ -1,7 +1,7 @@
 """The demonstration: one picture through the whole cycle, and the same measured on many.
 
-Picture -> condition -> samples without control, with it, with three scale settings -> condition of
-the samples -> how much of the first condition came back.
+Picture -> condition -> samples without control, with it, with guidance on top, with three scale
+settings -> condition of the samples -> how much of the first condition came back.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..cnpp_core.consistency.check import CheckResult, check_consistency
 from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
-from .model import WEIGHTS, DemoModel, load_demo
-from .pipeline import generate
+from .model import WEIGHTS, DemoModel, load_demo, load_segmenter
+from .pipeline import Guidance, generate
 from .sheet import Cell, Row, Sheet, encode_png
 from .world import HELD_OUT_SEED, SIZE, Batch, foreground_mask, load_batch, mask_iou
 
@@ -36,16 +36,18 @@ SHOWN = (4, 1, 13)  # held-out pictures on the sheet, the first with its edges
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: without control, or with it in some shape."""
+    """One way to sample: without control, or with it in some shape, or guided on top."""
 
     name: str
     remark: str
     shape: ControlShape | None
+    guided: bool = False
 
 
 SETTINGS = (
     Setting("no control", "the prompt alone", None),
     Setting("control", "every block, 1.0", ControlShape(ScalePreset("uniform"))),
+    Setting("guided", "control, and guidance", ControlShape(), guided=True),
     Setting("uniform 0.5", "every block, 0.5", ControlShape(ScalePreset("uniform", 0.5))),
     Setting("structure", "deep blocks only", ControlShape(ScalePreset("structure"))),
     Setting("detail", "shallow blocks only", ControlShape(ScalePreset("detail"))),
@@ -121,10 +123,14 @@ def sample(
     Noise depends on the seed and the place in the batch, so all settings start from the same.
     """
     began = time.perf_counter()
+    segmenter = load_segmenter(options.weights) if setting.guided else None
     parts = []
     for start in range(0, len(batch.images), CHUNK):
         part = slice(start, start + CHUNK)
         controlled = setting.shape is not None
+        guidance = None
+        if segmenter is not None:  # towards what it sees in the pictures that the hints are from
+            guidance = Guidance.by(segmenter, segmenter.annotate(batch.images[part]))
         parts.append(
             generate(
                 demo,
@@ -134,6 +140,7 @@ def sample(
                 cfg=options.cfg,
                 hints=hints[part].expand(-1, 3, -1, -1) if controlled else None,
                 shape=setting.shape,
+                guidance=guidance,
             )
         )
     images = torch.cat(parts)

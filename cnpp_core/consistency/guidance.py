@@ -26,8 +26,8 @@ class GuidanceSettings:
     """
 
     strength: float = 1.0
-    bound: float = 0.1
-    window: SteeringWindow = field(default_factory=lambda: SteeringWindow(0.4, 1.0))
+    bound: float = 0.4
+    window: SteeringWindow = field(default_factory=lambda: SteeringWindow(every=2))
 
     def __post_init__(self) -> None:
         for name in ("strength", "bound"):

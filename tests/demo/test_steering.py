@@ -91,7 +91,7 @@ def test_feedback_moves_the_control_of_each_picture_by_its_own_score(drawing):
         looks.append(images.shape)
         return [1.0, 1.0, 0.0, 0.0]
 
-    feedback = Feedback(FeedbackSettings(gain=1, high=3, window=SteeringWindow(every=2)))
+    feedback = Feedback(FeedbackSettings(gain=1, memory=0, high=3, window=SteeringWindow(every=2)))
     moved = drawing(loop=FeedbackLoop(feedback, scores))
     plain = drawing()
     assert len(looks) == len(feedback.steps) == -(-(STEPS + 1) // 2)  # 1000 / 6 leaves a step more
