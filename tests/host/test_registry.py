@@ -111,6 +111,13 @@ PINNED = {
         ],
         ["IMAGE", "LATENT", "FLOAT", "INT", "FLOAT", "STRING", "IMAGE", "BLOCK_SCALES"],
     ),
+    "CNPP_ConsistencyGuidance": (
+        [
+            *("model", "vae", "condition", "kind", "strength", "start_percent", "end_percent"),
+            *("every", "bound", "full_gradient", "mask", "annotator"),
+        ],
+        ["MODEL"],
+    ),
     "CNPP_ConsistencyFeedback": (
         [
             *("model", "control_net", "vae", "condition", "kind", "tolerance", "target", "gain"),
