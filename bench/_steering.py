@@ -14,11 +14,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..annotators.canny import canny_cnpp
+from ..annotators.canny import canny_cnpp, canny_strength
+from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.check import check_consistency
 from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.consistency.feedback import Feedback, FeedbackSettings
 from ..cnpp_core.consistency.guidance import GuidanceSettings
+from ..cnpp_core.consistency.reward import Reward
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from ..demo.model import load_demo, load_segmenter
 from ..demo.pipeline import SEGMENTS, FeedbackLoop, Guidance, generate
@@ -34,7 +36,10 @@ NEXT_CANDIDATE = 100_000  # between the seeds of two candidates
 
 @dataclass(frozen=True)
 class Way:
-    """One way to draw a picture for a condition. candidates: from how many the best is taken."""
+    """One way to draw a picture for a condition. candidates: from how many the best is taken.
+
+    by_edges: guidance follows the Canny edges that the ControlNet gets, not the segmenter.
+    """
 
     name: str
     controlled: bool = True
@@ -42,6 +47,7 @@ class Way:
     feedback: FeedbackSettings | None = None
     candidates: int = 1
     strength: float = 1.0
+    by_edges: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,10 @@ class Rig:
         guidance = loop = None
         if way.guidance is not None:
             guidance = Guidance.by(self.segmenter, self.wanted[part], way.guidance)
+            if way.by_edges:
+                edges = self.hints[part]
+                reward = Reward.of(Condition.CANNY, canny_strength, EdgeMeasure(), edges)
+                guidance = Guidance(way.guidance, reward.losses)
         if way.feedback is not None:
             loop = FeedbackLoop(Feedback(way.feedback), lambda images: self.scores(images, part))
         return generate(

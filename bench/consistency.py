@@ -111,6 +111,29 @@ def curves(rig: Rig) -> dict[str, Any]:
     return results
 
 
+def edges(rig: Rig) -> dict[str, Any]:
+    """Guidance by the very edges that the ControlNet gets, without a learned annotator."""
+    ceiling, before = rig.ceiling(), rig.outcome(CONTROL)
+    _show(CONTROL.name, before, math.nan)
+    results: dict[str, Any] = {CONTROL.name: before.as_dict()}
+    late = SteeringWindow(0.4, 1.0, EVERY)
+    changes = {
+        "the defaults": {},
+        "bound 0.1": {"bound": 0.1},
+        "bound 0.2": {"bound": 0.2},
+        "strength 0.5": {"strength": 0.5},
+        "strength 2": {"strength": 2.0},
+        "from 0.4": {"window": late},
+        "every step": {"window": replace(GUIDANCE.window, every=1)},
+    }
+    for title, change in changes.items():
+        outcome = rig.outcome(replace(_guided(**change), by_edges=True))
+        removed = outcome.removed(before, ceiling)
+        results[title] = outcome.as_dict() | {"error_removed": removed}
+        _show(title, outcome, removed)
+    return results
+
+
 def reward(rig: Rig) -> dict[str, Any]:
     """How good the segmenter is, and what guidance by a badly trained one does."""
     results = {"shipped": rig.reward_quality()}
@@ -139,6 +162,7 @@ PARTS: dict[str, Callable[[Rig], dict[str, Any]]] = {
     "table": table,
     "times": times,
     "curves": curves,
+    "edges": edges,
     "reward": reward,
 }
 

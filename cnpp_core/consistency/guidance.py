@@ -27,7 +27,7 @@ class GuidanceSettings:
 
     strength: float = 1.0
     bound: float = 0.4
-    window: SteeringWindow = field(default_factory=lambda: SteeringWindow(every=2))
+    window: SteeringWindow = field(default_factory=lambda: SteeringWindow(every=3))
 
     def __post_init__(self) -> None:
         for name in ("strength", "bound"):
