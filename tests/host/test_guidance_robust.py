@@ -94,7 +94,9 @@ def test_what_is_too_much_for_the_memory_goes_in_smaller_parts(host, monkeypatch
     assert rows[:6] == [4, 2, 1, 1, 1, 1]
     assert set(rows[6:]) == {1}  # not tried again in the same sampling
     assert "out of memory" in caplog.text
-    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    # Another batch size rounds otherwise, and a ReLU or a clamp at its corner may then turn over.
+    plain = sample(host, host.model(TINY), latent=latent, steps=2)
+    assert (found - wanted).norm() <= 0.05 * (wanted - plain).norm()
 
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
