@@ -22,9 +22,10 @@ from ..demo.model import WEIGHTS, load_part
 from ..demo.segmenter import Segmenter
 from ..demo.train import SCENES, train_segmenter
 from ._pairs import Spread, interleaved, merge
-from ._steering import CHUNK, STEPS, Outcome, Rig, Way
+from ._steering import STEPS, Outcome, Rig, Way
 
-TURNS = 5
+TURNS = 3
+TIMED = 8  # pictures per turn
 # What is aimed at: shares of the remaining error, and time.
 LEAST_BY_GUIDANCE, LEAST_TOGETHER, MOST_TIME = 0.45, 0.65, 1.25
 
@@ -174,12 +175,12 @@ def main(argv: Sequence[str] = ()) -> int:
     """
     parser = argparse.ArgumentParser(prog="bench consistency", description=__doc__)
     parser.add_argument("--count", type=int, default=128, help="held-out conditions")
-    parser.add_argument("--few", type=int, default=32, help="conditions of the curves")
+    parser.add_argument("--few", type=int, default=32, help="conditions of the rest")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
     options = parser.parse_args(argv)
     results: dict[str, Any] = {"steps": STEPS, "guidance": str(GUIDANCE), "feedback": str(FEEDBACK)}
     for name in options.only:
-        count = {"table": options.count, "times": CHUNK}.get(name, options.few)
+        count = {"table": options.count, "times": TIMED}.get(name, options.few)
         print(f"{name}: {count} held-out conditions, {STEPS} steps", flush=True)
         results[name] = {"conditions": count, **PARTS[name](Rig(count))}
         print(f"  {merge('consistency', results)}", flush=True)
