@@ -66,8 +66,8 @@ class ConsistencyGuidanceNode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="From where in the sampling. Early steps are too blurred to find a "
-                    "condition in. 0.8 is the window that ControlNet++ was trained in (t <= 200).",
+                    tooltip="From where in the sampling. From the start is best on the demo model; "
+                    "0.8 is the window that ControlNet++ was trained in (t <= 200).",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -82,7 +82,8 @@ class ConsistencyGuidanceNode(io.ComfyNode):
                     default=DEFAULTS.window.every,
                     min=1,
                     max=100,
-                    tooltip="Act at every so many steps only. 2 takes half the time.",
+                    tooltip="Act at every so many steps only. 1 follows the condition most closely "
+                    "and costs most.",
                 ),
                 io.Float.Input(
                     "bound",
