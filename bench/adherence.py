@@ -56,8 +56,7 @@ class Setting:
 
 NEUTRAL = Setting()
 COND_ROWS = "cond rows only"
-# With both rows, reuse alone reaches the same saving only at 7 steps, where the loss is no longer
-# below its own error. The price: guidance multiplies control, so pictures change more.
+# Rows and steps save both. The price: guidance multiplies control, so pictures change more.
 RECOMMENDED = Setting(ReusePolicy(every=4, fresh_steps=1), COND_ROWS)
 REPORTED = {
     "neutral": NEUTRAL,
