@@ -21,7 +21,7 @@ from ..cnpp_core.network.config import SD15
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
 from ._pairs import Spread, interleaved, merge
-from ._processes import Memory
+from ._processes import MEGABYTE
 from ._steering import STEPS
 from .consistency import GUIDANCE
 
@@ -36,11 +36,7 @@ def main(argv: Sequence[str] = ()) -> int:
     options = parser.parse_args(argv)
     torch.manual_seed(0)
     runs = build(options.size)
-    memory = {}
-    for name, run in runs.items():
-        before = Memory()
-        run()
-        memory[name] = before.grown()["peak"]
+    graphs = {name: graph_megabytes(run) for name, run in runs.items()}
     times = interleaved(runs, options.turns)
     looks = looks_per_run()
     results: dict[str, Any] = {"size": options.size, "corrections": looks, "steps": STEPS}
@@ -48,10 +44,10 @@ def main(argv: Sequence[str] = ()) -> int:
     for name in runs:
         ratio = Spread.of([a / b for a, b in zip(times[name], times[STEP], strict=True)])
         whole = 1 + ratio.median * looks / STEPS
-        results[name] = {**ratio.as_dict(), "memory_mb": memory[name], "sampling": whole}
+        results[name] = {**ratio.as_dict(), "graph_mb": graphs[name], "sampling": whole}
         print(
-            f"  {name:<34}{ratio.median:>6.2f} steps ({ratio.low:.2f} to {ratio.high:.2f}), "
-            f"{memory[name]:.0f} MB" + ("" if name == STEP else f"; sampling x{whole:.2f}")
+            f"  {name:<34}{ratio.median:>6.2f} steps ({ratio.low:.2f} to {ratio.high:.2f}), graph "
+            f"{graphs[name]:.0f} MB" + ("" if name == STEP else f"; sampling x{whole:.2f}")
         )
     print(f"  {merge('consistency', {'cost': results})}")
     return 0
@@ -61,6 +57,21 @@ def looks_per_run() -> int:
     """How many steps the recommended guidance corrects."""
     percents = [1 - (1 + i * 1000 // STEPS) / 999 for i in range(STEPS)][::-1]
     return sum(GUIDANCE.window.acts(percent, step) for step, percent in enumerate(percents))
+
+
+def graph_megabytes(run: Callable[[], Any]) -> float:
+    """What the graph of a call holds for its way back, beside weights; 0 without a graph."""
+    held: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(held.values()) / MEGABYTE
 
 
 def build(size: int) -> dict[str, Callable[[], Any]]:
