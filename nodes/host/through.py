@@ -21,8 +21,6 @@ from .speed import calls_for_eager
 from .steering import Moment, steered_through
 from .x0 import frozen, whole
 
-# What the graph of a UNet's call holds, as a multiple of what the host plans for a call without.
-GRAPH_OF_UNET = 8
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SWITCH_OFF = "Switch full_gradient off: guidance without it needs nothing of this."
 
