@@ -102,5 +102,6 @@ def finder_for(node: str, kind: str, tolerance: int, given: NodeAnnotator | None
             f"{node}: kind is {kind}, but the connected annotator finds {annotator.condition}. Set "
             f"kind to {annotator.condition}, or connect the annotator of {condition.value.label}."
         )
-    measure = measure_for(condition, tolerance, annotator.palette, annotator.names)
+    classes = (annotator.palette, annotator.names, annotator.palette_name)
+    measure = measure_for(condition, tolerance, *classes)
     return Finder(condition, annotator, measure)

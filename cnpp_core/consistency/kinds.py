@@ -19,11 +19,13 @@ def measure_for(
     tolerance: int = 0,
     palette: Sequence[Colour] = (),
     names: Sequence[str] = (),
+    palette_name: str = "ADE20K",
 ) -> Measure:
     """The measure that `Condition.metric` names.
 
     tolerance: in pixels, for lines and joints; see `EdgeMeasure` and `PoseMeasure`. palette, names:
     colours and words of the classes, for seg only, because the core knows no data set.
+    palette_name: whose they are, for messages.
     """
     if condition is Condition.CANNY:
         return EdgeMeasure(tolerance)
@@ -41,4 +43,4 @@ def measure_for(
         return DepthMeasure()
     if condition is Condition.NORMAL:
         return NormalMeasure()
-    return LabelMeasure(palette, names)
+    return LabelMeasure(palette, names, palette_name)

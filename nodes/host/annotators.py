@@ -69,7 +69,7 @@ class NodeAnnotator:
     patchers: the models it runs, in memory.
     rewarded: like `differentiable`, to what a loss is taken on where that is another map: logits.
     guiding: to what guidance follows where that is again another; see `reward.guidance_loss`.
-    palette, names: for seg, the colour (0..255) and the word of each class.
+    palette, names, palette_name: for seg, colour (0..255) and word of each class, and whose.
     title: its name for messages, where the condition's is not enough.
     """
 
@@ -81,6 +81,7 @@ class NodeAnnotator:
     rewarded: Callable[[Tensor], Tensor] | None = None
     palette: Sequence[Colour] = PALETTE[1:]
     names: Sequence[str] = CLASSES
+    palette_name: str = "ADE20K"
     guiding: Callable[[Tensor], Tensor] | None = None
     title: str = ""
 

@@ -46,4 +46,5 @@ def demo_annotator() -> NodeAnnotator:
         rewarded=network.logits,
         palette=PALETTE,
         names=CLASSES,
+        palette_name="the demo model",
     )

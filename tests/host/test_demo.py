@@ -242,3 +242,15 @@ def test_the_annotator_tells_shape_from_ground_in_every_node_that_takes_one(host
         "CNPP_Annotate", image=cropped, condition="seg", resolution=0, other_annotator=annotator
     )[0]
     assert found.shape == cropped.shape
+
+
+def test_a_condition_that_is_none_of_the_demo_models_is_refused_in_its_words(host, parts):
+    with pytest.raises(ValueError, match="in the colours of the demo model"):
+        host.call(
+            "CNPP_CycleConsistencyCheck",
+            images=parts[4],
+            condition=parts[4],
+            kind="seg",
+            tolerance=0,
+            annotator=parts[6],
+        )
