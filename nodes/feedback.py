@@ -26,7 +26,7 @@ class ConsistencyFeedback(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "CNPP_ConsistencyFeedback",
-            NODE,
+            "Consistency Feedback",
             GROUP,
             "Scores the picture while it is sampled, and makes its control stronger where it "
             "follows the condition badly. No gradients: any annotator will do.",
@@ -181,7 +181,7 @@ class ConsistencyFeedbackPlot(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "CNPP_ConsistencyFeedbackPlot",
-            f"{NODE} Plot",
+            "Consistency Feedback Plot",
             GROUP,
             "Shows what Consistency Feedback did: the score of each picture over the steps, and "
             "the factor of the control's strength that followed from it.",

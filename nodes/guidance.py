@@ -33,7 +33,7 @@ class ConsistencyGuidanceNode(io.ComfyNode):
         kind, *_ = finder_inputs()
         return schema(
             "CNPP_ConsistencyGuidance",
-            NODE,
+            "Consistency Guidance",
             GROUP,
             "Makes the picture follow its condition more closely while it is sampled: at each "
             "step, what the picture would be is decoded, the condition is found in it, and the "

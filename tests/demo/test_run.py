@@ -66,10 +66,13 @@ def test_control_that_gains_nothing_fails(
     assert code == 1
 
 
-def test_settings_differ_in_control_only(follows: list[dict], tmp_path: Path) -> None:
+def test_settings_differ_in_control_and_guidance_only(follows: list[dict], tmp_path: Path) -> None:
     demo(tmp_path)
     assert [call["shape"] for call in follows] == [setting.shape for setting in run.SETTINGS]
-    assert [call["hints"] is None for call in follows] == [True, False, False, False, False]
+    assert [call["hints"] is None for call in follows] == [True, *[False] * 5]
+    guided = [call["guidance"] is not None for call in follows]
+    assert guided == [setting.guided for setting in run.SETTINGS]
+    assert sum(guided) == 1
     assert len({(tuple(call["captions"]), call["seed"], call["steps"]) for call in follows}) == 1
 
 
