@@ -108,12 +108,11 @@ class Rig:
     def draw(self, way: Way, part: slice, seed: int) -> Tensor:
         """One picture for each condition of a part."""
         guidance = loop = None
-        if way.guidance is not None:
+        if way.guidance is not None and way.by_edges:
+            edges = Reward.of(Condition.CANNY, canny_strength, EdgeMeasure(), self.hints[part])
+            guidance = Guidance(way.guidance, edges.losses)
+        elif way.guidance is not None:
             guidance = Guidance.by(self.segmenter, self.wanted[part], way.guidance)
-            if way.by_edges:
-                edges = self.hints[part]
-                reward = Reward.of(Condition.CANNY, canny_strength, EdgeMeasure(), edges)
-                guidance = Guidance(way.guidance, reward.losses)
         if way.feedback is not None:
             loop = FeedbackLoop(Feedback(way.feedback), lambda images: self.scores(images, part))
         return generate(

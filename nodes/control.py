@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..cnpp_core.control.scales import PRESETS, BlockScales, ScalePreset
 from ..cnpp_core.network.config import SD15, SDXL, NetworkConfig
 from .host.apply import apply_control
-from .schema import BlockScalesType, schema
+from .schema import BlockScalesType, percent_input, schema
 
 GROUP = "control"
 
@@ -44,21 +44,15 @@ class ApplyControlNet(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the whole control. 0 switches it off and costs nothing.",
                 ),
-                io.Float.Input(
+                percent_input(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Part of the sampling after which the control begins (0 = at once).",
+                    0.0,
+                    "Part of the sampling after which the control begins (0 = at once).",
                 ),
-                io.Float.Input(
+                percent_input(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Part of the sampling after which the control ends (1 = never). Layout "
+                    1.0,
+                    "Part of the sampling after which the control ends (1 = never). Layout "
                     "is settled in the first half, so 0.5 already keeps it.",
                 ),
                 BlockScalesType.Input(

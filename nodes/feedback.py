@@ -13,7 +13,7 @@ from .consistency_inputs import GROUP, annotator_input, finder_for, finder_input
 from .host.feedback import NODE, FeedbackRecord
 from .host.feedback import ConsistencyFeedback as Loop
 from .host.x0 import X0Decoder
-from .schema import schema, show_text
+from .schema import percent_input, schema, show_text
 
 FeedbackType = io.Custom("FEEDBACK")
 DEFAULTS = FeedbackSettings()
@@ -94,22 +94,18 @@ class ConsistencyFeedback(io.ComfyNode):
                     step=0.05,
                     tooltip="The strength is multiplied with no more than this.",
                 ),
-                io.Float.Input(
+                percent_input(
                     "start_percent",
-                    default=DEFAULTS.window.start,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where in the sampling feedback begins. Before, the strength is as "
+                    DEFAULTS.window.start,
+                    "Where in the sampling feedback begins. Before, the strength is as "
                     "set in Apply.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=DEFAULTS.window.end,
-                    min=0.0,
-                    max=1.0,
                     step=0.01,
-                    tooltip="Where it ends. Behind, the strength stays as it was last.",
+                ),
+                percent_input(
+                    "end_percent",
+                    DEFAULTS.window.end,
+                    "Where it ends. Behind, the strength stays as it was last.",
+                    step=0.01,
                 ),
                 io.Int.Input(
                     "every",

@@ -20,7 +20,7 @@ from .consistency_inputs import (
 from .host.guidance import NODE, ConsistencyGuidance
 from .host.through import FullConsistencyGuidance
 from .host.x0 import X0Decoder
-from .schema import schema
+from .schema import percent_input, schema
 
 DEFAULTS = GuidanceSettings()
 
@@ -60,22 +60,15 @@ class ConsistencyGuidanceNode(io.ComfyNode):
                     tooltip="How far to go at each step: 1 as far as would bring the error to zero "
                     "if it fell evenly. 0: the model comes out untouched.",
                 ),
-                io.Float.Input(
+                percent_input(
                     "start_percent",
-                    default=DEFAULTS.window.start,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From where in the sampling. From the start is best on the demo model; "
+                    DEFAULTS.window.start,
+                    "From where in the sampling. From the start is best on the demo model; "
                     "0.8 is the window that ControlNet++ was trained in (t <= 200).",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=DEFAULTS.window.end,
-                    min=0.0,
-                    max=1.0,
                     step=0.01,
-                    tooltip="Until where in the sampling.",
+                ),
+                percent_input(
+                    "end_percent", DEFAULTS.window.end, "Until where in the sampling.", step=0.01
                 ),
                 io.Int.Input(
                     "every",

@@ -38,6 +38,11 @@ def schema(
     )
 
 
+def percent_input(name: str, default: float, tooltip: str, step: float = 0.001) -> io.Input:
+    """Begin or end of a part of the sampling, 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip)
+
+
 def show_text(node: type[io.ComfyNode], text: str) -> dict[str, tuple[str, ...]]:
     """Write ``text`` onto the running node; returns the ``ui`` entry that keeps it in history."""
     from server import PromptServer

@@ -10,7 +10,7 @@ from .annotate_inputs import to_image
 from .consistency_inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_input
 from .host import picking
 from .host.search import Control, Sampling, samplers, search
-from .schema import BlockScalesType, schema, show_text
+from .schema import BlockScalesType, percent_input, schema, show_text
 
 
 class PickMostConsistent(io.ComfyNode):
@@ -186,21 +186,15 @@ class ConsistencySearch(io.ComfyNode):
                     tooltip="Block scale presets to try, with commas between: uniform, guess mode, "
                     "mid only, structure, detail. Empty: leave the blocks alone.",
                 ),
-                io.Float.Input(
+                percent_input(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Part of the sampling after which the control begins (0 = at once).",
+                    0.0,
+                    "Part of the sampling after which the control begins (0 = at once).",
                 ),
-                io.Float.Input(
+                percent_input(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Part of the sampling after which the control ends (1 = never).",
+                    1.0,
+                    "Part of the sampling after which the control ends (1 = never).",
                 ),
                 *finder_inputs(),
                 io.Int.Input(

@@ -66,3 +66,40 @@ def test_the_gradient_to_x0_alone_costs_less_than_the_whole_one(costs):
 
 def test_the_whole_gradient_costs_at_most_a_few_steps(costs):
     assert costs["full"][0] < 6 * costs["plain"][0]
+
+
+@pytest.mark.parametrize(("decoder", "gigabytes"), [("kl", 3.0), ("taesd", 0.29)])
+def test_a_decoders_graph_holds_what_is_planned_for_it(host, monkeypatch, decoder, gigabytes):
+    """Counted at Stable Diffusion's shapes without computing anything; the help page says it."""
+    import comfy.model_management
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.taesd.taesd import TAESD
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_a, **_k: 2**40)
+    shape = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3}
+    shape |= {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": []}
+    with torch.inference_mode(False), torch.device("meta"):
+        if decoder == "kl":
+            module = AutoencoderKL(ddconfig=shape | {"dropout": 0.0}, embed_dim=4)
+        else:
+            module = TAESD()
+        module = module.half().requires_grad_(False)
+        latent = torch.randn(1, 4, 64, 64, dtype=torch.float16, requires_grad=True)
+        alive, held = [], {}
+
+        def pack(tensor):
+            alive.append(tensor)  # so that no other storage takes its place
+            if not isinstance(tensor, torch.nn.Parameter):
+                held[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            module.decode(latent)
+    counted = sum(held.values())
+    assert counted / 1e9 == pytest.approx(gigabytes, rel=0.05)
+    planned_without = host.call("CNPP_DemoModel", example=0)[2].memory_used_decode(
+        latent.shape, torch.float16
+    )
+    x0 = host.pack("nodes.host.x0")
+    planned = planned_without * (x0.GRAPH if decoder == "kl" else x0.GRAPH_OF_TAESD)
+    assert 0.6 * planned < counted < planned
