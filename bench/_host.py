@@ -111,8 +111,8 @@ class Workbench:
         unet: False leaves the UNet without weights, where it is not called.
         """
         weights = random_weights(config, dtype)
-        control = ours("nodes.host.loading").build_control(config, weights, dtype=dtype)
-        layout = ours("nodes.host.models").unet_layout(config)
+        control = ours("nodes.host.load.loading").build_control(config, weights, dtype=dtype)
+        layout = ours("nodes.host.load.models").unet_layout(config)
         del layout["out_channels"]
         ops = theirs("comfy.ops").pick_operations(dtype, control.inner.manual_cast_dtype)
         network = theirs("comfy.cldm.cldm").ControlNet(
@@ -133,7 +133,9 @@ class Workbench:
 
     def our_control(self, shape: ControlShape) -> Any:
         """A control of ours with a shape."""
-        return ours("nodes.host.control").ControlNetPlusPlus(self.control.inner.copy(), shape)
+        return ours("nodes.host.control.control").ControlNetPlusPlus(
+            self.control.inner.copy(), shape
+        )
 
 
 def _random_unet(
@@ -143,7 +145,7 @@ def _random_unet(
     management = theirs("comfy.model_management")
     pooled = config.adm_in_channels is not None
     layout = (families.SDXL if pooled else families.SD15)(
-        ours("nodes.host.models").unet_layout(config)
+        ours("nodes.host.load.models").unet_layout(config)
     )
     layout.set_inference_dtype(dtype, cast)
     kind = base.SDXL if pooled else base.BaseModel
@@ -287,7 +289,7 @@ def _sample(bench: Workbench, control: Any, steps: int, side: int) -> Tensor:
         return [[context, {}]]
 
     picture = torch.rand(1, 8 * side, 8 * side, 3, generator=generator)
-    positive, negative = ours("nodes.host.apply").apply_control(
+    positive, negative = ours("nodes.host.control.apply").apply_control(
         prompt(), prompt(), control, picture, 1.0, (0.0, 1.0)
     )
     noise = torch.randn(1, bench.config.in_channels, side, side, generator=generator)

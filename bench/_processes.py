@@ -93,7 +93,7 @@ def _status(name: str) -> float:
 def _load(who: str, file: str, config: NetworkConfig) -> dict[str, float]:
     """Load, and look once at every page of the weights: mapped pages cost nothing before that."""
     if who == OURS:
-        load = ours("nodes.host.loading").load_control
+        load = ours("nodes.host.load.loading").load_control
     else:
         load = theirs("comfy.controlnet").load_controlnet
         _teach(config)

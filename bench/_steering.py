@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..annotators.canny import canny_cnpp, canny_strength
 from ..cnpp_core.condition import Condition
+from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
 from ..cnpp_core.consistency.check import check_consistency
-from ..cnpp_core.consistency.edges import EdgeMeasure
-from ..cnpp_core.consistency.feedback import Feedback, FeedbackSettings
-from ..cnpp_core.consistency.guidance import GuidanceSettings
-from ..cnpp_core.consistency.reward import Reward
+from ..cnpp_core.consistency.steering.feedback import Feedback, FeedbackSettings
+from ..cnpp_core.consistency.steering.guidance import GuidanceSettings
+from ..cnpp_core.consistency.steering.reward import Reward
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from ..demo.model import load_demo, load_segmenter
 from ..demo.pipeline import SEGMENTS, FeedbackLoop, Guidance, generate

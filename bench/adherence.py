@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..annotators.canny import canny_cnpp
+from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
 from ..cnpp_core.consistency.check import check_consistency
-from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.control.reuse import ReusePolicy
 from ..cnpp_core.control.rows import CONTROL_MODES
 from ..cnpp_core.control.shape import ControlShape, ControlSpeed

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cnpp_core.consistency.feedback import FeedbackSettings
-from ..cnpp_core.consistency.guidance import GuidanceSettings
-from ..cnpp_core.consistency.window import SteeringWindow
+from ..cnpp_core.consistency.steering.feedback import FeedbackSettings
+from ..cnpp_core.consistency.steering.guidance import GuidanceSettings
+from ..cnpp_core.consistency.steering.window import SteeringWindow
 from ..demo.model import WEIGHTS, load_part
 from ..demo.segmenter import Segmenter
 from ..demo.train import SCENES, train_segmenter

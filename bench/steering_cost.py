@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from ..annotators.softedge import HED
-from ..cnpp_core.consistency.guidance import GuidanceSettings, corrected
-from ..cnpp_core.consistency.metrics import mse
+from ..cnpp_core.consistency.losses import mse
+from ..cnpp_core.consistency.steering.guidance import GuidanceSettings, corrected
 from ..cnpp_core.network.config import SD15
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.feedback import Feedback
-from ..cnpp_core.consistency.guidance import GuidanceSettings, corrected
-from ..cnpp_core.consistency.label_maps import LabelMeasure
-from ..cnpp_core.consistency.reward import Reward
+from ..cnpp_core.consistency.agreement.labels import LabelMeasure
+from ..cnpp_core.consistency.steering.feedback import Feedback
+from ..cnpp_core.consistency.steering.guidance import GuidanceSettings, corrected
+from ..cnpp_core.consistency.steering.reward import Reward
 from ..cnpp_core.control.partial import HintCache, partial_network
 from ..cnpp_core.control.residuals import ControlResiduals
 from ..cnpp_core.control.rows import COND, UNCOND

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..annotators.canny import canny_cnpp
+from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
 from ..cnpp_core.consistency.check import CheckResult, check_consistency
-from ..cnpp_core.consistency.edges import EdgeMeasure
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
+from ..pictures.sheet import Cell, Row, Sheet, encode_png
 from .model import WEIGHTS, DemoModel, load_demo, load_segmenter
 from .pipeline import Guidance, generate
-from .sheet import Cell, Row, Sheet, encode_png
 from .world import HELD_OUT_SEED, SIZE, Batch, foreground_mask, load_batch, mask_iou
 
 TOLERANCE = 1  # pixels by which an edge may be off

@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 import torch
 
-from ..cnpp_core.consistency.paper import SampleScore
 from .pairs import Pair
+from .paper import SampleScore
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.paper import PUBLISHED
 from .pairs import Pair
+from .paper import PUBLISHED
 from .records import Record
 from .scoring import Scoring
 

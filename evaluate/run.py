@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.measure import Legend
-from ..cnpp_core.consistency.paper import PUBLISHED
+from ..cnpp_core.consistency.agreement.measure import Legend
 from .annotators import METHODS, Annotator, Source, annotator_for
 from .extras import clip_score, fid
 from .pairs import Pair, find_pairs, read_batch, read_condition
+from .paper import PUBLISHED
 from .records import Record, Records, Shard
 from .report import Case, Evaluation, table, write_csv, write_html
 from .scoring import CheckScoring, PaperScoring, Scoring

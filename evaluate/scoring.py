@@ -11,15 +11,10 @@ from torch import Tensor
 
 from ..annotators.ade20k import CLASSES, PALETTE
 from ..cnpp_core.condition import Condition
+from ..cnpp_core.consistency.agreement.kinds import measure_for
 from ..cnpp_core.consistency.check import CheckResult, check_consistency
-from ..cnpp_core.consistency.kinds import measure_for
-from ..cnpp_core.consistency.paper import (
-    PaperLabels,
-    PaperProtocol,
-    SampleScore,
-    paper_protocol,
-)
 from ..cnpp_core.consistency.resize import resize_nearest, same_aspect
+from .paper import PaperLabels, PaperProtocol, SampleScore, paper_protocol
 
 Annotate = Callable[[Tensor], Tensor]
 

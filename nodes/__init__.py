@@ -1,33 +1,16 @@
-"""The nodes: one file per menu group; `host/` is the only code that subclasses host classes."""
+"""The nodes: a folder per menu group; `host/` is the only code that subclasses host classes."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import (
-    annotate,
-    consistency,
-    control,
-    control_shape,
-    control_speed,
-    energy,
-    feedback,
-    guidance,
-    load,
-    select,
-)
+from . import annotate, consistency, control, load
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
     *control.NODES,
-    *control_shape.NODES,
-    *control_speed.NODES,
     *annotate.NODES,
     *consistency.NODES,
-    *energy.NODES,
-    *feedback.NODES,
-    *guidance.NODES,
-    *select.NODES,
 ]
 
 

@@ -51,7 +51,7 @@ def test_the_readme_lists_every_weight_file_with_size_and_licence(key: str):
 @pytest.mark.parametrize("key", [key for key in WEIGHTS if not WEIGHTS[key].commercial])
 def test_nodes_and_pages_warn_of_weights_that_forbid_commercial_use(key: str):
     nodes = "".join(
-        file.read_text(encoding="utf-8") for file in sorted((ROOT / "nodes").glob("*.py"))
+        file.read_text(encoding="utf-8") for file in sorted((ROOT / "nodes").rglob("*.py"))
     )
     assert WEIGHTS[key].name in nodes
     assert "NON-COMMERCIAL USE ONLY" in nodes

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .edges import EdgeMeasure
-from .measure import Legend, Measure
+from .agreement.lines import EdgeMeasure
+from .agreement.measure import Legend, Measure
 from .resize import resize_nearest, same_aspect
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..control.scales import PRESETS
+from .agreement.measure import Measure
 from .check import CheckResult
-from .measure import Measure
 
 SEEDS = 2**64  # as many as the host takes; behind the last one comes 0 again
 MOST_STRENGTH = 10.0

@@ -7,9 +7,9 @@ import pytest
 import torch
 from controlnet_pp.annotators import BY_CONDITION
 from controlnet_pp.annotators.canny import canny_cnpp, canny_cv2
+from controlnet_pp.cnpp_core.consistency.agreement.lines import INVENTED, KEPT, LOST, EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.check import CheckResult, check_consistency
-from controlnet_pp.cnpp_core.consistency.edges import INVENTED, KEPT, LOST, EdgeMeasure
-from controlnet_pp.cnpp_core.consistency.legend import with_legend
+from controlnet_pp.pictures.legend import with_legend
 from skimage import data
 from torch.nn.functional import interpolate
 

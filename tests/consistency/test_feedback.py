@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-from controlnet_pp.cnpp_core.consistency.depth_maps import DepthMeasure
-from controlnet_pp.cnpp_core.consistency.edges import EdgeMeasure
-from controlnet_pp.cnpp_core.consistency.feedback import Feedback, FeedbackSettings, unit_of
-from controlnet_pp.cnpp_core.consistency.feedback_plot import (
+from controlnet_pp.cnpp_core.consistency.agreement.depth import DepthMeasure
+from controlnet_pp.cnpp_core.consistency.agreement.lines import EdgeMeasure
+from controlnet_pp.cnpp_core.consistency.steering.feedback import (
+    Feedback,
+    FeedbackSettings,
+    unit_of,
+)
+from controlnet_pp.cnpp_core.consistency.steering.window import SteeringWindow
+from controlnet_pp.pictures.feedback_plot import (
     COLOURS,
     TARGET,
     factors_over_steps,
@@ -17,7 +22,6 @@ from controlnet_pp.cnpp_core.consistency.feedback_plot import (
     summary,
     table,
 )
-from controlnet_pp.cnpp_core.consistency.window import SteeringWindow
 
 EDGES = EdgeMeasure(1)
 

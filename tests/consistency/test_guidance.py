@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from controlnet_pp.cnpp_core.consistency.guidance import GuidanceSettings, corrected
-from controlnet_pp.cnpp_core.consistency.window import SteeringWindow
+from controlnet_pp.cnpp_core.consistency.steering.guidance import GuidanceSettings, corrected
+from controlnet_pp.cnpp_core.consistency.steering.window import SteeringWindow
 
 
 def pictures(batch=3, seed=0):

@@ -12,11 +12,11 @@ from controlnet_pp.annotators.openpose import draw as drawing
 from controlnet_pp.annotators.openpose.limbs import DRAWN_LIMBS
 from controlnet_pp.annotators.openpose.limbs import LIMBS as ANNOTATOR_LIMBS
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency import skeletons
+from controlnet_pp.cnpp_core.consistency.agreement import skeletons
+from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
+from controlnet_pp.cnpp_core.consistency.agreement.labels import LabelMeasure
+from controlnet_pp.cnpp_core.consistency.agreement.measure import INVENTED, KEPT, LOST
 from controlnet_pp.cnpp_core.consistency.check import CheckResult, check_consistency
-from controlnet_pp.cnpp_core.consistency.kinds import measure_for
-from controlnet_pp.cnpp_core.consistency.label_maps import LabelMeasure
-from controlnet_pp.cnpp_core.consistency.measure import INVENTED, KEPT, LOST
 from controlnet_pp.cnpp_core.consistency.metrics import mean_iou, ms_ssim
 from skimage import data
 from torch.nn.functional import interpolate

@@ -6,13 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency.metrics import (
-    cross_entropy,
-    edge_f1,
-    mse,
-    reward_loss,
-    soft_f1,
-)
+from controlnet_pp.cnpp_core.consistency.losses import cross_entropy, mse, reward_loss
+from controlnet_pp.cnpp_core.consistency.metrics import edge_f1, soft_f1
 
 
 def maps(seed: int, channels: int = 1, batch: int = 3) -> torch.Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from controlnet_pp.cnpp_core.consistency.losses import cross_entropy
 from controlnet_pp.cnpp_core.consistency.metrics import (
     class_iou,
     confusion,
-    cross_entropy,
     mean_iou,
     soft_iou,
 )

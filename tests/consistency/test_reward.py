@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from controlnet_pp.annotators.canny import canny_cnpp, canny_magnitude, canny_strength
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency.kinds import measure_for
-from controlnet_pp.cnpp_core.consistency.metrics import edge_f1, line_loss, reward_loss
-from controlnet_pp.cnpp_core.consistency.reward import Reward, guidance_loss, joint_maps
+from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
+from controlnet_pp.cnpp_core.consistency.losses import line_loss, reward_loss
+from controlnet_pp.cnpp_core.consistency.metrics import edge_f1
+from controlnet_pp.cnpp_core.consistency.steering.reward import Reward, guidance_loss, joint_maps
 
 PALETTE = ((255, 0, 0), (0, 0, 255))
 

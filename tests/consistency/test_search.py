@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from controlnet_pp.cnpp_core.condition import Condition
+from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
 from controlnet_pp.cnpp_core.consistency.check import check_consistency
-from controlnet_pp.cnpp_core.consistency.contact_sheet import (
-    LEAST_WIDTH,
-    Cell,
-    contact_sheet,
-    side_for,
-    thumbnail,
-)
-from controlnet_pp.cnpp_core.consistency.kinds import measure_for
 from controlnet_pp.cnpp_core.consistency.search import (
     SEEDS,
     Standings,
@@ -24,6 +17,13 @@ from controlnet_pp.cnpp_core.consistency.search import (
     ranking_text,
 )
 from controlnet_pp.cnpp_core.control.scales import PRESETS
+from controlnet_pp.pictures.contact_sheet import (
+    LEAST_WIDTH,
+    Cell,
+    contact_sheet,
+    side_for,
+    thumbnail,
+)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from controlnet_pp.cnpp_core.control.energy import (
     Feature,
     number,
 )
-from controlnet_pp.cnpp_core.control.energy_picture import (
+from controlnet_pp.pictures.energy_map import (
     COLOURS,
     GROUND,
     NOT_FINITE,

@@ -4,11 +4,11 @@ import pytest
 import torch
 from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency.feedback import Feedback, FeedbackSettings
-from controlnet_pp.cnpp_core.consistency.guidance import GuidanceSettings
-from controlnet_pp.cnpp_core.consistency.label_maps import LabelMeasure
-from controlnet_pp.cnpp_core.consistency.reward import Reward
-from controlnet_pp.cnpp_core.consistency.window import SteeringWindow
+from controlnet_pp.cnpp_core.consistency.agreement.labels import LabelMeasure
+from controlnet_pp.cnpp_core.consistency.steering.feedback import Feedback, FeedbackSettings
+from controlnet_pp.cnpp_core.consistency.steering.guidance import GuidanceSettings
+from controlnet_pp.cnpp_core.consistency.steering.reward import Reward
+from controlnet_pp.cnpp_core.consistency.steering.window import SteeringWindow
 from controlnet_pp.demo.model import load_demo, load_segmenter
 from controlnet_pp.demo.pipeline import FeedbackLoop, Guidance, generate
 from controlnet_pp.demo.segmenter import CLASSES, PALETTE, colours_of

@@ -107,8 +107,8 @@ def by_hand(
     bound: float = 0.1,
 ) -> Tensor:
     """What the core makes of an x0, without any of the host's glue."""
-    core = host.pack("cnpp_core.consistency.guidance")
-    losses = host.pack("cnpp_core.consistency.metrics").line_loss
+    core = host.pack("cnpp_core.consistency.steering.guidance")
+    losses = host.pack("cnpp_core.consistency.losses").line_loss
     strength_of = host.pack("annotators.canny").canny_strength
     with torch.inference_mode(False):
         import copy

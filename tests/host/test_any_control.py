@@ -488,7 +488,7 @@ def lists_of(host, **keys):
 
 def test_a_muted_place_holds_zeros_where_the_model_adds_whatever_it_finds(host):
     """HunyuanDiT adds each control to a skip connection without looking whether there is one."""
-    module = host.pack("nodes.host.lists")
+    module = host.pack("nodes.host.control.lists")
     answer = lists_of(host, output=[torch.ones(2, 6, 4) for _ in range(3)])
     layout = module.Layout.of(answer, unet=None)
     residuals = layout.read(answer, 2).scaled(explicit(host, 1.0, 0.0, 2.0))
@@ -499,7 +499,7 @@ def test_a_muted_place_holds_zeros_where_the_model_adds_whatever_it_finds(host):
 
 
 def test_places_that_a_control_leaves_empty_stay_empty(host):
-    module = host.pack("nodes.host.lists")
+    module = host.pack("nodes.host.control.lists")
     answer = lists_of(host, input=[torch.ones(1, 6, 4), None])
     layout = module.Layout.of(answer, unet=None)
     written = layout.write(layout.read(answer, 1).scaled(explicit(host, 0.0, 1.0)))

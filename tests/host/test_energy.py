@@ -336,7 +336,7 @@ def test_no_feature_is_kept(host):
 
 def test_nothing_is_read_back_from_the_device_while_sampling(host):
     """Tensors without values: whoever asks for a number of one gets an error."""
-    energy = host.pack("nodes.host.energy")
+    energy = host.pack("nodes.host.control.energy")
     h, r = (torch.empty(2, 4, 8, 8, device="meta") for _ in range(2))
     options = {"cond_or_uncond": [1, 0], "sigmas": r[0, 0, 0], "sample_sigmas": r[0, 0, 0]}
     recording = energy.Recording()

@@ -185,7 +185,7 @@ def test_a_control_of_any_loader_takes_factors(host, name):
 
     class Run:
         def __init__(self, guider):
-            live = host.pack("nodes.host.factors").LiveFactors()
+            live = host.pack("nodes.host.control.factors").LiveFactors()
             live.values = said
             live.publish("a", guider.model_options)
 
@@ -199,8 +199,8 @@ def test_a_control_of_any_loader_takes_factors(host, name):
             for block in blocks
         ]
 
-    model = host.pack("nodes.host.steering").steered(kind.model(host), "test", Run)
-    ours = host.pack("nodes.host.control").as_ours(theirs).shaped(feedback=("a",))
+    model = host.pack("nodes.host.steering.sampling").steered(kind.model(host), "test", Run)
+    ours = host.pack("nodes.host.control.control").as_ours(theirs).shaped(feedback=("a",))
     latent = kind.latents(2)
     found = host.sample(model, *foreign.our_apply(host, kind, ours), latent=latent, steps=2)
     conditioning = foreign.by_hand(foreign.host_apply(host, kind, theirs), kind, multiply)
@@ -253,8 +253,8 @@ def test_every_copy_of_a_control_keeps_its_name(host):
 
 
 def test_a_context_window_takes_the_factors_of_its_frames(host):
-    factors = host.pack("nodes.host.factors")
-    call_type = host.pack("nodes.host.call").Call
+    factors = host.pack("nodes.host.control.factors")
+    call_type = host.pack("nodes.host.control.call").Call
     live = factors.LiveFactors()
     live.values = (1.0, 2.0, 3.0, 4.0)
     options = {}

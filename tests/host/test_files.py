@@ -93,7 +93,7 @@ def test_a_chosen_dtype_gives_the_hosts_result_in_that_dtype(host, dtype, torch_
 
 def test_the_dtype_on_a_gpu_is_the_hosts_choice_for_the_layout_of_the_file(host, monkeypatch):
     """On a GPU the host loads fp32 files of the original layout in half precision."""
-    loading = host.pack("nodes.host.loading")
+    loading = host.pack("nodes.host.load.loading")
     asked = []
 
     def unet_dtype(device=None, model_params=0, supported_dtypes=(torch.bfloat16,), **options):
@@ -111,7 +111,7 @@ def test_the_dtype_on_a_gpu_is_the_hosts_choice_for_the_layout_of_the_file(host,
 
 
 def test_attention_of_sd2_is_in_float32_like_the_hosts(host):
-    loading, config = host.pack("nodes.host.loading"), host.pack("cnpp_core.network.config")
+    loading, config = host.pack("nodes.host.load.loading"), host.pack("cnpp_core.network.config")
     for family, precision in (("SD15", None), ("SD21", torch.float32), ("SDXL", None)):
         loaded = types.SimpleNamespace(config=getattr(config, family), format="original")
         assert loading._attn_precision(loaded) == precision

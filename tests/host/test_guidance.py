@@ -222,7 +222,7 @@ def test_the_demo_picture_follows_its_edges_better(host, parts):
         start_percent=0.0,
         end_percent=1.0,
     )
-    core = host.pack("cnpp_core.consistency.guidance").GuidanceSettings()
+    core = host.pack("cnpp_core.consistency.steering.guidance").GuidanceSettings()
     guided = guide(host, parts[0], parts[2], hint, start_percent=core.window.start)
     scores = []
     for model in (parts[0], guided):

@@ -100,6 +100,6 @@ def test_a_decoders_graph_holds_what_is_planned_for_it(host, monkeypatch, decode
     planned_without = host.call("CNPP_DemoModel", example=0)[2].memory_used_decode(
         latent.shape, torch.float16
     )
-    x0 = host.pack("nodes.host.x0")
+    x0 = host.pack("nodes.host.steering.x0")
     planned = planned_without * (x0.GRAPH if decoder == "kl" else x0.GRAPH_OF_TAESD)
     assert 0.6 * planned < counted < planned

@@ -53,7 +53,7 @@ def test_x0_moves_along_the_gradient_by_the_noisy_latent(host, condition):
         picture = picture + (picture.clamp(0, 1) - picture).detach()
         soft = host.pack("annotators.canny").canny_strength(picture)
         wanted = condition[..., :1].movedim(-1, 1) > 0.5
-        loss = host.pack("cnpp_core.consistency.metrics").line_loss(soft, wanted)
+        loss = host.pack("cnpp_core.consistency.losses").line_loss(soft, wanted)
         (gradient,) = torch.autograd.grad(loss.sum(), point)
     moved = behind[0] - plain
     likeness = torch.nn.functional.cosine_similarity(moved.flatten(), -gradient.flatten(), dim=0)
@@ -132,7 +132,7 @@ def test_control_takes_part_in_the_gradient(host, condition):
 
 
 def test_only_steps_in_the_window_pay_for_it(host, condition, monkeypatch):
-    through = host.pack("nodes.host.through")
+    through = host.pack("nodes.host.steering.through")
     acted = []
     original = through.FullGuidedRun.look_through
     monkeypatch.setattr(

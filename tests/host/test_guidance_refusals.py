@@ -27,8 +27,10 @@ def refused(host):
 
 
 def annotator(host, name, *args, **kwargs):
-    module = host.pack("nodes.host.conditions")
-    return getattr(module, name)(host.pack("nodes.host.annotators").Size(), *args, **kwargs)
+    module = host.pack("nodes.host.annotate.conditions")
+    return getattr(module, name)(
+        host.pack("nodes.host.annotate.annotators").Size(), *args, **kwargs
+    )
 
 
 def test_annotators_without_a_differentiable_map(host, refused):
@@ -127,7 +129,7 @@ def test_a_pose_is_followed_by_the_heat_maps_of_its_joints(host):
     image = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     assert maps(network, image).amax() <= 2e-4
     assert network.maps(image)[1].amax() == 0
-    kinds = host.pack("nodes.host.annotators")
+    kinds = host.pack("nodes.host.annotate.annotators")
     cpu = torch.device("cpu")
     annotator = kinds.NodeAnnotator(
         "pose",
@@ -138,8 +140,8 @@ def test_a_pose_is_followed_by_the_heat_maps_of_its_joints(host):
     )
     drawing = torch.zeros(1, 48, 48, 3)
     drawing[:, 20:26, 20:26, 0] = 1.0  # a nose: a red disc
-    guide_module = host.pack("nodes.guidance")
-    finder = host.pack("nodes.consistency_inputs").finder_for("x", "pose", 0, annotator)
+    guide_module = host.pack("nodes.consistency.guidance")
+    finder = host.pack("nodes.consistency.inputs").finder_for("x", "pose", 0, annotator)
     reward = guide_module.reward_for(finder, drawing, None)
     with torch.inference_mode(False), torch.enable_grad():
         point = image.clone().requires_grad_()

@@ -161,7 +161,7 @@ def test_everything_is_loaded_together_and_nothing_while_it_samples(host, condit
 
 
 def test_a_tiny_decoder_asks_for_a_fraction_of_the_memory(host, condition):
-    module = host.pack("nodes.host.x0")
+    module = host.pack("nodes.host.steering.x0")
     whole, tiny = (module.X0Decoder(vae(host, kind)) for kind in ("kl", "taesd"))
     assert tiny.graph_bytes((1, 4, 64, 64)) < whole.graph_bytes((1, 4, 64, 64)) / 5
     two, one = (whole.graph_bytes((batch, 4, 64, 64)) for batch in (2, 1))
@@ -171,7 +171,7 @@ def test_a_tiny_decoder_asks_for_a_fraction_of_the_memory(host, condition):
 @pytest.mark.parametrize("kind", ["kl", "taesd"])
 def test_pictures_are_those_that_vae_decode_gives(host, kind):
     x0 = 3 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(6))
-    decoder = host.pack("nodes.host.x0").X0Decoder(vae(host, kind))
+    decoder = host.pack("nodes.host.steering.x0").X0Decoder(vae(host, kind))
     model = host.model(TINY).model
     (wanted,) = host.call("VAEDecode", vae=vae(host, kind), samples={"samples": x0 / 0.18215})
     with torch.inference_mode():
@@ -192,12 +192,12 @@ def test_the_mapping_of_the_output_is_the_vaes_own(host, monkeypatch, mapping):
     decoder = vae(host, "kl")
     if mapping == "0 to 1":
         monkeypatch.setattr(decoder, "process_output", lambda image: image)
-    found = host.pack("nodes.host.x0").X0Decoder(decoder)
+    found = host.pack("nodes.host.steering.x0").X0Decoder(decoder)
     assert (found._scale, found._offset) == ((1.0, 0.0) if mapping == "0 to 1" else (0.5, 0.5))
 
 
 def test_small_gradients_survive_half_precision(host):
-    sound = host.pack("nodes.host.x0").sound_in_half
+    sound = host.pack("nodes.host.steering.x0").sound_in_half
     x = torch.linspace(0.5, 1.5, 12).view(3, 1, 2, 2).requires_grad_()
 
     def halved(x):

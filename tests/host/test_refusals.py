@@ -118,7 +118,7 @@ def test_a_transformer_model_is_named(host):
 
 
 def test_the_families_are_named_before_the_first_step(host):
-    require_model = host.pack("nodes.host.family").require_model
+    require_model = host.pack("nodes.host.control.family").require_model
     sdxl = {"model_channels": 320, "channel_mult": [1, 2, 4], "num_res_blocks": 2}
     model = types.SimpleNamespace(
         model_config=types.SimpleNamespace(
@@ -190,7 +190,7 @@ def test_a_control_that_reads_latents_asks_for_the_vae(host):
 
 
 def test_two_chained_controls_of_other_shapes_are_refused(host):
-    merged = host.pack("nodes.host.lists").merged
+    merged = host.pack("nodes.host.control.lists").merged
     ours = {"input": [], "output": [torch.ones(1, 64, 8, 8)], "middle": []}
     before = {"input": [], "output": [torch.ones(1, 32, 8, 8)], "middle": []}
     with pytest.raises(ValueError, match=r"output 0: \(32, 8, 8\) before, \(64, 8, 8\) now"):

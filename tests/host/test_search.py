@@ -209,7 +209,7 @@ def test_the_sheet_has_all_pictures_with_their_scores(found):
 def test_where_the_score_is_an_error_the_smallest_wins(host, world):
     greys = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
     pattern = greys.movedim(1, -1).expand(-1, -1, -1, 3)
-    finder = host.pack("nodes.host.annotators").NodeAnnotator(
+    finder = host.pack("nodes.host.annotate.annotators").NodeAnnotator(
         "depth", lambda image: image.mean(1, keepdim=True)
     )
     found = run(host, world | {"annotator": finder}, condition=pattern, kind="depth")
@@ -277,7 +277,7 @@ def test_one_bar_goes_over_the_steps_of_all_trials_with_previews(host, world, mo
 def test_an_interrupt_stops_a_trial_and_leaves_nothing_behind(host, world, monkeypatch, at):
     from comfy import model_management
 
-    apply = host.pack("nodes.host.search")
+    apply = host.pack("nodes.host.select.search")
     kept = []
     original = apply.apply_control
 
@@ -335,7 +335,7 @@ def test_another_error_names_the_trial_too(host, world, monkeypatch):
 
 
 def test_the_table_grows_on_the_node_while_it_runs(host, world, monkeypatch):
-    select = host.pack("nodes.select")
+    select = host.pack("nodes.consistency.select")
     shown = []
     original = select.show_text
     monkeypatch.setattr(

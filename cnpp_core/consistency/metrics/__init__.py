@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from .depth import DepthScore, align, depth_score, rmse
 from .edges import EdgeScore, dilate, edge_f1, soft_f1
-from .losses import cross_entropy, line_loss, mse, reward_loss
 from .normals import NormalScore, angles, normal_score
 from .pose import PoseScore, keypoint_size, match_people, oks, pck, people_of, pose_score
 from .regions import class_iou, confusion, mean_iou, soft_iou
@@ -25,22 +24,18 @@ __all__ = [
     "betas_that_fit",
     "class_iou",
     "confusion",
-    "cross_entropy",
     "depth_score",
     "dilate",
     "edge_f1",
     "keypoint_size",
-    "line_loss",
     "match_people",
     "mean_iou",
     "ms_ssim",
-    "mse",
     "normal_score",
     "oks",
     "pck",
     "people_of",
     "pose_score",
-    "reward_loss",
     "rmse",
     "soft_f1",
     "soft_iou",

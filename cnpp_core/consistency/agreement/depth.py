@@ -1,0 +1,116 @@
+"""What agreement means for depth: how far off, after both maps are stretched to one range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..metrics import align, depth_score, rmse
+from .measure import (
+    INVENTED,
+    LOST,
+    MOST_COLOUR,
+    Comparison,
+    Legend,
+    colour_of,
+    grey_outside,
+    refuse_if,
+    wrong_scale,
+)
+
+LEVELS = 255  # the unit of the published error
+FLAT = 0.5 / 255
+MOST_EXTREME = 0.98  # share of black and white pixels: above it, it is a drawing
+GROUND = 0.35  # brightness of the wanted depth under the errors
+GAIN = 3.0  # how much an error is amplified to be seen
+
+
+@dataclass(frozen=True)
+class DepthMeasure:
+    """RMSE on 0..255, both maps stretched from their own minimum to their own maximum."""
+
+    @property
+    def name(self) -> str:
+        """Says the unit."""
+        return "Depth RMSE (of 255)"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """An error."""
+        return False
+
+    @property
+    def legend(self) -> Legend:
+        """Colours over the wanted depth, stronger for larger errors."""
+        return (("too far", LOST), ("too near", INVENTED))
+
+    @property
+    def enlarging(self) -> str:
+        """Depth is smooth: nothing to say."""
+        return ""
+
+    def text(self, score: float) -> str:
+        """Two digits, as published."""
+        return f"{score:.2f}"
+
+    def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
+        """Depth of a map (N, 1 or 3, H, W) -> (N, 1, H, W) in 0..1; refuses what is none."""
+        refuse_if([_problem(one) for one in condition], "a depth map (grey, near is white)")
+        return _stretched(condition.float().mean(1, keepdim=True)), []
+
+    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """With interpolation."""
+        return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
+
+    def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
+        """Scores, sentences, and the wanted depth with the errors over it."""
+        found = _stretched(recovered.float().mean(1, keepdim=True))
+        scores = rmse(found, wanted, mask) * LEVELS
+        aligned = align(found, wanted, mask)
+        best = rmse(aligned, wanted, mask) * LEVELS
+        relative = depth_score(aligned, wanted, mask, smallest=1 / LEVELS)
+        lines = [
+            f"RMSE {error:.2f} of 255; {least:.2f} after the best scale and offset, with abs rel "
+            f"{abs_rel:.3f} and delta1 {delta1:.1%}"
+            for error, least, abs_rel, delta1 in zip(
+                *(x.tolist() for x in (scores, best, relative.abs_rel, relative.delta1)),
+                strict=True,
+            )
+        ]
+        return Comparison(scores, lines, grey_outside(_errors(found, wanted), mask))
+
+
+def _errors(found: Tensor, wanted: Tensor) -> Tensor:
+    picture = (wanted * GROUND).expand(-1, 3, -1, -1)
+    for amount, colour in ((wanted - found, LOST), (found - wanted, INVENTED)):
+        strength = (amount * GAIN).clamp(0, 1)
+        picture = torch.lerp(picture, picture.new_tensor(colour).view(1, 3, 1, 1), strength)
+    return picture
+
+
+def _stretched(maps: Tensor) -> Tensor:
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=FLAT)
+
+
+def _problem(condition: Tensor) -> str:
+    if problem := wrong_scale(condition):
+        return problem
+    if colour_of(condition) > MOST_COLOUR:
+        return (
+            "it is in colour, like a photograph or a depth map painted for the eye. Connect the "
+            "output of the Depth (MiDaS) node."
+        )
+    grey = condition.float().mean(0)
+    if (grey.max() - grey.min()).item() < FLAT:
+        return "it has one value everywhere. Connect the output of the Depth (MiDaS) node."
+    extreme = ((grey < FLAT) | (grey > 1 - FLAT)).float().mean().item()
+    if extreme > MOST_EXTREME:
+        return (
+            f"{extreme:.0%} of it is black or white, like a drawing or a mask. Connect the output "
+            "of the Depth (MiDaS) node."
+        )
+    return ""

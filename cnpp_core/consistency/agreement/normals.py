@@ -1,0 +1,117 @@
+"""What agreement means for normals: the angle between the directions that the colours stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..metrics import normal_score
+from ..metrics.normals import angles
+from ..resize import resize_nearest
+from .measure import Comparison, Legend, grey_outside, heat, refuse_if, wrong_scale
+
+LENGTHS = (0.8, 1.25)  # of the vectors in a map whose colours were rounded or interpolated
+LEAST_UNIT = 0.8  # share of its pixels with such a length
+BLACK = 0.05  # no colour channel above this: no normal
+HOTTEST = 90.0  # degrees shown as white
+SWAPPED = 0.7  # times the angle if red and blue were swapped: less needs a remark
+
+
+@dataclass(frozen=True)
+class NormalMeasure:
+    """Mean angle in degrees. Black pixels of the condition have no normal and are left out."""
+
+    @property
+    def name(self) -> str:
+        """Says the unit."""
+        return "Mean angle (degrees)"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """An error."""
+        return False
+
+    @property
+    def legend(self) -> Legend:
+        """The heat map's scale."""
+        marks = {"as wanted": 0.0, "30 degrees off": 30.0, "60": 60.0, "90": 90.0}
+        return tuple(
+            (word, (red, green, blue))
+            for word, angle in marks.items()
+            for red, green, blue in [
+                heat(torch.full((1, 1, 1, 1), angle / HOTTEST)).flatten().tolist()
+            ]
+        )
+
+    @property
+    def enlarging(self) -> str:
+        """Nothing to say."""
+        return ""
+
+    def text(self, score: float) -> str:
+        """Degrees."""
+        return f"{score:.2f}"
+
+    def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
+        """Colours (N, 3, H, W) -> unit vectors (N, 3, H, W), 0 where there is no normal."""
+        refuse_if([_problem(one) for one in condition], "a normal map (directions as colours)")
+        return _vectors(condition.float()), []
+
+    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """Without mixing directions."""
+        return resize_nearest(wanted, height, width)
+
+    def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
+        """Scores, sentences, and the angles as a heat map."""
+        found = _vectors(recovered.float().expand(-1, 3, -1, -1))
+        score = normal_score(found, wanted, mask)
+        swapped = normal_score(found, wanted.flip(1), mask).mean
+        lines = [
+            f"mean angle {mean:.2f} degrees, median {median:.2f}; {near:.1%} within 11.25 and "
+            f"{far:.1%} within 30 degrees{_swapped_remark(mean, other)}"
+            for mean, median, near, far, other in zip(
+                *(x.tolist() for x in (score.mean, score.median, score.within_11)),
+                score.within_30.tolist(),
+                swapped.tolist(),
+                strict=True,
+            )
+        ]
+        nothing = (wanted == 0).all(1, keepdim=True)
+        error = torch.where(nothing, 0, angles(found, wanted) / HOTTEST).clamp(0, 1)
+        return Comparison(score.mean, lines, grey_outside(heat(error), mask))
+
+
+def _swapped_remark(angle: float, swapped: float) -> str:
+    if swapped >= SWAPPED * angle:
+        return ""
+    return (
+        f" ({swapped:.2f} if red and blue were swapped: the condition seems to come from a node "
+        "that gives x, y, z as B, G, R)"
+    )
+
+
+def _vectors(colours: Tensor) -> Tensor:
+    vectors = colours * 2 - 1
+    black = (colours < BLACK).all(1, keepdim=True)
+    return torch.where(black, 0, vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-3))
+
+
+def _problem(condition: Tensor) -> str:
+    if problem := wrong_scale(condition):
+        return problem
+    if condition.shape[0] != 3:
+        return "it has one channel. Connect the output of the Normal node."
+    lengths = (condition.float() * 2 - 1).norm(dim=0)
+    coloured = (condition >= BLACK).any(0)
+    if not coloured.any():
+        return "it is black. Connect the output of the Normal node."
+    unit = (lengths > LENGTHS[0]) & (lengths < LENGTHS[1])
+    share = unit[coloured].float().mean().item()
+    if share < LEAST_UNIT:
+        return (
+            f"only {share:.0%} of its colours stand for a direction, as in a photograph. Connect "
+            "the output of the Normal node."
+        )
+    return ""

@@ -1,0 +1,118 @@
+"""What agreement means for soft lines, white on black: HED's edges and line art."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..metrics import BETAS, betas_that_fit, ms_ssim
+from ..metrics.batch import masked_mean
+from .measure import (
+    INVENTED,
+    KEPT,
+    LOST,
+    MOST_COLOUR,
+    Comparison,
+    Legend,
+    colour_of,
+    grey_outside,
+    refuse_if,
+    wrong_scale,
+)
+
+# What such maps are not: bright on average (black lines on white), or without a dark ground.
+MOST_LIGHT = 0.5
+DARK, LEAST_DARK = 0.25, 0.4
+
+
+@dataclass(frozen=True)
+class SoftMapMeasure:
+    """MS-SSIM of the maps; of as many scales as a small picture has room for.
+
+    what: the maps in words. node: the one whose output they are.
+    """
+
+    what: str = "soft edge map"
+    node: str = "Soft Edge (HED)"
+
+    @property
+    def name(self) -> str:
+        """As in the tables of ControlNet++."""
+        return "MS-SSIM"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """A similarity."""
+        return True
+
+    @property
+    def legend(self) -> Legend:
+        """Colours of the difference picture, as bright as the lines that they stand for."""
+        return (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
+
+    @property
+    def enlarging(self) -> str:
+        """Soft lines grow wider too."""
+        return "enlarged lines are wide, which lowers the score"
+
+    def text(self, score: float) -> str:
+        """Four digits, as published."""
+        return f"{score:.4f}"
+
+    def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
+        """Grey of a map (N, 1 or 3, H, W) -> (N, 1, H, W) float; refuses what is no such map."""
+        refuse_if([self._problem(one) for one in condition], f"a {self.what} (white on black)")
+        return condition.float().mean(1, keepdim=True).clamp(0, 1), []
+
+    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """With interpolation, as the maps are smooth."""
+        return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
+
+    def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
+        """Scores, sentences and the difference picture; white, red and blue."""
+        found = recovered.float().mean(1, keepdim=True).clamp(0, 1)
+        betas = betas_that_fit(*found.shape[-2:])
+        scores = ms_ssim(found, wanted, mask, betas=betas)
+        lost, invented = (wanted - found).clamp(min=0), (found - wanted).clamp(min=0)
+        kept = torch.minimum(found, wanted)
+        total = masked_mean(wanted, mask).clamp(min=1e-6)
+        few = "" if len(betas) == len(BETAS) else f" at {len(betas)} scale(s), the picture is small"
+        lines = [
+            f"MS-SSIM {score:.4f}{few}; {gone:.1%} of the wanted lines are missing or fainter, "
+            f"{more:.1%} as much was added"
+            for score, gone, more in zip(
+                scores.tolist(),
+                (masked_mean(lost, mask) / total).tolist(),
+                (masked_mean(invented, mask) / total).tolist(),
+                strict=True,
+            )
+        ]
+        picture = sum(
+            amount * amount.new_tensor(colour).view(1, 3, 1, 1)
+            for amount, colour in ((kept, KEPT), (lost, LOST), (invented, INVENTED))
+        )
+        return Comparison(scores, lines, grey_outside(torch.as_tensor(picture).clamp(0, 1), mask))
+
+    def _problem(self, condition: Tensor) -> str:
+        if problem := wrong_scale(condition):
+            return problem
+        if colour_of(condition) > MOST_COLOUR:
+            return (
+                "it is in colour. Connect the condition that went into the ControlNet, for example "
+                f"the output of the {self.node} node, not the photograph it was made from."
+            )
+        grey = condition.float().mean(0)
+        if (light := grey.mean().item()) > MOST_LIGHT:
+            return (
+                f"it is light, {light:.0%} on average. Black lines on white must be inverted first "
+                f"(Invert Image); otherwise connect the output of the {self.node} node."
+            )
+        if (dark := (grey < DARK).float().mean().item()) < LEAST_DARK:
+            return (
+                f"only {dark:.0%} of it is dark, like a photograph or a depth map. Connect the "
+                f"output of the {self.node} node."
+            )
+        return ""

@@ -1,0 +1,10 @@
+"""Menu group "annotate": from a picture to the control image that a ControlNet reads."""
+
+from __future__ import annotations
+
+from ..host.annotate import folders
+from . import any_kind, lines, poses, scene
+
+folders.register()
+
+NODES = [*lines.NODES, *poses.NODES, *scene.NODES, *any_kind.NODES]

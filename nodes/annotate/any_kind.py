@@ -1,0 +1,77 @@
+"""Menu group "annotate", any condition from one node."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.annotate import conditions
+from ..host.annotate.annotators import NodeAnnotator, Size
+from ..schema import schema
+from .inputs import (
+    GROUP,
+    AnnotatorType,
+    annotator_output,
+    download_input,
+    image_input,
+    output,
+    resolution_input,
+    target_inputs,
+)
+
+
+class Annotate(io.ComfyNode):
+    """CNPP_Annotate."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "CNPP_Annotate",
+            "Annotate (any)",
+            GROUP,
+            "Any condition from one node, each with the settings that its ControlNets were "
+            "trained with. Weights and licences are those of the node for that condition; pose is "
+            "for NON-COMMERCIAL use only.",
+            [
+                image_input(),
+                io.Combo.Input(
+                    "condition",
+                    options=list(conditions.BY_CONDITION),
+                    default="canny",
+                    tooltip="What to find: canny (as ControlNet++ has it), softedge (HED), "
+                    "lineart (fine), mlsd, scribble (HED), pose (body), depth, normal, seg.",
+                ),
+                resolution_input(),
+                download_input(),
+                *target_inputs(),
+                AnnotatorType.Input(
+                    "other_annotator",
+                    optional=True,
+                    tooltip="An annotator to use with its own settings instead, from another node. "
+                    "The settings here then mean nothing.",
+                ),
+            ],
+            [
+                io.Image.Output("condition_image", tooltip="The control image, one per picture."),
+                annotator_output(),
+            ],
+            aliases=("preprocessor", "aio preprocessor", "control image", "hint"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        condition: str,
+        resolution: int,
+        download: bool = False,
+        target_width: int = 0,
+        target_height: int = 0,
+        other_annotator: NodeAnnotator | None = None,
+    ) -> io.NodeOutput:
+        if other_annotator is not None:
+            return output(other_annotator, image)
+        size = Size(resolution, target_width, target_height)
+        return output(conditions.BY_CONDITION[condition](size, download), image)
+
+
+NODES = [Annotate]

@@ -1,0 +1,1 @@
+"""Annotators in the host: where their weights lie, and their networks as models of the host."""

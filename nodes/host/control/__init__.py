@@ -1,0 +1,1 @@
+"""A control inside the host: the object that travels, its runs, and what it fits."""

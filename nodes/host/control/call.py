@@ -1,0 +1,150 @@
+"""One request of the sampler for control: which rows it holds, and what is known about them.
+
+The host sends cond and uncond rows together or apart, several areas of one size in a batch, and
+windows of a longer batch. ``get_control`` is told little of this. The rest comes from the
+transformer options and from two things that travel with a control that needs them: a mark on each
+prompt, and a wrapper that writes down the areas of each step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from comfy import hooks, patcher_extension
+from torch import Tensor
+
+from ....cnpp_core.control.masks import Area
+from ....cnpp_core.control.rows import COND, UNCOND
+from ....cnpp_core.control.runner import Chunk, Request
+
+logger = logging.getLogger(__name__)
+MARK = "cnpp_mark"  # key in a prompt's model_conds
+AREAS = "cnpp_areas"  # key in the transformer options: latent size and {prompt: area}
+
+
+class PromptMark:
+    """A conditioning value that says which side its prompt is on, and whether it has an area.
+
+    No row index tells the side surely: guiders with three prompts put the negative one first.
+    """
+
+    def __init__(self, side: str, in_area: bool = False) -> None:
+        self.side = side
+        self.in_area = in_area
+
+    def process_cond(self, area: Any = None, **_options: Any) -> PromptMark:
+        return PromptMark(self.side, area is not None)
+
+    def can_concat(self, _other: PromptMark) -> bool:
+        return True
+
+    def concat(self, others: Sequence[PromptMark]) -> tuple[PromptMark, ...]:
+        return (self, *others)
+
+    def size(self) -> list[int]:
+        return [1]
+
+
+@dataclass(frozen=True)
+class Call(Request):
+    """What ``get_control`` was called with: t (chunks * images,), the conditioning, the options."""
+
+    t: Tensor = field(kw_only=True)
+    cond: dict[str, Any] = field(kw_only=True)
+    options: dict[str, Any] = field(kw_only=True)
+
+    @cached_property
+    def sigma(self) -> float:
+        """Noise level of the call; read from the device once."""
+        return float(self.t[0])
+
+    @classmethod
+    def read(
+        cls, x: Tensor, t: Tensor, cond: dict[str, Any], count: int, options: dict[str, Any]
+    ) -> Call:
+        """The call, with its chunks told apart."""
+        indices = options.get("cond_or_uncond", [0] * count)
+        marks = cond.get(MARK) or [PromptMark(COND if index == 0 else UNCOND) for index in indices]
+        if len({mark.side for mark in marks}) < len(set(indices)) == 2 and MARK in cond:
+            logger.warning(
+                "Positive and negative prompt come from the same output of Apply ControlNet++, so "
+                "Control Mode treats both alike. Connect its other output as well."
+            )
+        full, areas = options.get(AREAS, (None, {}))
+        window = options.get("context_window")
+        if getattr(window, "dim", 0) != 0:
+            window = None  # a window over time: the batch is whole
+        frames = None if window is None else tuple(window.index_list)
+        uuids = options.get("uuids", [None] * count)
+        place = (x.shape[0] // len(indices), tuple(x.shape[1:]), str(x.device), frames)
+        chunks = tuple(
+            Chunk(i, mark.side, (uuid, index, areas.get(uuid), place), areas.get(uuid))
+            for i, (mark, uuid, index) in enumerate(zip(marks, uuids, indices, strict=True))
+        )
+        if full is None and any(mark.in_area for mark in marks):
+            raise ValueError(
+                "A prompt got its area behind Apply ControlNet++, whose control follows areas "
+                "(Block Masks or Hint Fit). Set the area first: connect Conditioning (Set Area), "
+                "or Set Mask with mask bounds, in front of Apply ControlNet++."
+            )
+        rest = {name: value for name, value in cond.items() if name != MARK}
+        return cls(x, chunks, full, frames, t=t, cond=rest, options=options)
+
+    def only(self, chunks: Sequence[Chunk]) -> Call:
+        """The call as it would be for some of its chunks."""
+        if len(chunks) == len(self.chunks):
+            return self
+        total = self.x.shape[0]
+
+        def select(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != total:
+                return value
+            parts = [self.rows(value, chunk) for chunk in chunks]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        options = dict(self.options)
+        for name in ("cond_or_uncond", "uuids"):
+            if name in options:
+                options[name] = [options[name][chunk.index] for chunk in chunks]
+        cond = {name: select(value) for name, value in self.cond.items()}
+        chosen = tuple(replace(chunk, index=i) for i, chunk in enumerate(chunks))
+        return replace(
+            self,
+            x=select(self.x),
+            t=select(self.t),
+            cond=cond,
+            options=options,
+            chunks=chosen,
+        )
+
+
+def area_hooks() -> hooks.HookGroup:
+    """Hooks that write the areas of each step into the transformer options."""
+    wrapper = {patcher_extension.WrappersMP.CALC_COND_BATCH: {AREAS: [_note_areas]}}
+    group = hooks.HookGroup()
+    group.add(hooks.TransformerOptionsHook({"wrappers": wrapper}))
+    return group
+
+
+def _note_areas(
+    calculate: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: dict
+) -> Any:
+    prompts = [prompt for side in conds if side is not None for prompt in side]
+    areas = {prompt["uuid"]: _clamped(prompt["area"], x) for prompt in prompts if "area" in prompt}
+    transformer_options = {**options.get("transformer_options", {})}
+    transformer_options[AREAS] = ((x.shape[-2], x.shape[-1]), areas)
+    options = {**options, "transformer_options": transformer_options}
+    return calculate(model, conds, x, timestep, options)
+
+
+def _clamped(area: Sequence[int], x: Tensor) -> Area:
+    """The host's area (h, w, y, x), ending where the picture ends."""
+    sides = len(area) // 2  # three for video, whose frames come first
+    height, width = area[sides - 2 : sides]
+    top, left = area[-2:]
+    return min(height, x.shape[-2] - top), min(width, x.shape[-1] - left), top, left

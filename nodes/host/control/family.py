@@ -1,0 +1,129 @@
+"""Which family a control, a conditioning or a model belongs to, and whether they fit.
+
+A ControlNet of the wrong family otherwise fails inside the sampler with a matrix size, or loses
+its control in silence. Conditioning is known when the control is applied, the model only when the
+run begins: two checks, both naming both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
+
+FAMILY_OF_WIDTH = {
+    768: "SD1.5",
+    1024: "SD2.x",
+    1280: "SDXL refiner",
+    2048: "SDXL",
+    4096: "a T5-based model such as Flux or SD3",
+}
+
+
+def require_conditioning(context_dim: int, control: str, conditioning: Any, name: str) -> None:
+    """ValueError if a prompt in ``conditioning`` is not as wide as the control's context.
+
+    conditioning: the host's list of [tensor (B, L, width), options]; ``name`` is the input's name.
+    """
+    for prompt, options in conditioning:
+        # A second text encoder for the ControlNet alone (the host's conditioning option).
+        prompt = options.get("cross_attn_controlnet", prompt)
+        if prompt is None or prompt.ndim < 3:
+            continue
+        width = prompt.shape[-1]
+        if width != context_dim:
+            raise ValueError(
+                f"Apply ControlNet++: control_net is {control}, which reads prompts of width "
+                f"{context_dim}, but '{name}' comes from {family_of_width(width)} (width {width}). "
+                f"Load a ControlNet made for {family_of_width(width)} in Load ControlNet++, or "
+                "encode the prompt with the text encoder of the ControlNet's family."
+            )
+
+
+def require_model(config: NetworkConfig, model: Any) -> None:
+    """ValueError if the host's BaseModel ``model`` can't take the residuals of this network."""
+    unet = model.model_config.unet_config
+    if "model_channels" not in unet or "channel_mult" not in unet:
+        raise ValueError(
+            f"The ControlNet is {describe(config)}, but the model is "
+            f"{type(model.model_config).__name__}, which is no Stable Diffusion UNet. Load a "
+            "ControlNet made for this model, or another model."
+        )
+    theirs = (block_channels(unet), unet.get("context_dim"))
+    fits = theirs == (config.block_channels, config.context_dim)
+    adm = unet.get("adm_in_channels")
+    if fits and config.adm_in_channels in (None, adm):
+        return
+    detail = ""
+    if fits:
+        detail = f" (pooled text width {config.adm_in_channels} against {adm})"
+    elif theirs[1] == config.context_dim:
+        detail = f" (block widths {_widths(config.block_channels)} against {_widths(theirs[0])})"
+    raise ValueError(
+        f"The ControlNet is {describe(config)}, but the model is {describe_unet(unet)}{detail}. "
+        "Load a ControlNet of the model's family in Load ControlNet++, or another checkpoint."
+    )
+
+
+def unet_block_layout(model: Any) -> tuple[tuple[int, int], ...] | None:
+    """(channels, downscale) of every injection point of the host's BaseModel; None for no UNet."""
+    unet = model.model_config.unet_config
+    return _layout(unet) if "model_channels" in unet and "channel_mult" in unet else None
+
+
+def describe(config: NetworkConfig) -> str:
+    """ "SDXL (context width 2048)", or a custom network by its widths."""
+    return _describe(config.family, config.model_channels, config.context_dim)
+
+
+def describe_unet(unet: dict[str, Any]) -> str:
+    """The same for the host's ``unet_config``."""
+    width, context_dim = unet["model_channels"], unet.get("context_dim")
+    family = "custom"
+    for known in (SD15, SD21, SDXL):
+        if (known.block_channels, known.context_dim) == (block_channels(unet), context_dim):
+            family = known.family
+    return _describe(family, width, context_dim)
+
+
+def family_of_width(width: int) -> str:
+    """The family whose prompts are this wide, as people call it."""
+    return FAMILY_OF_WIDTH.get(width, "another family")
+
+
+def block_channels(unet: dict[str, Any]) -> tuple[int, ...]:
+    """Channels of every injection point of the host's ``unet_config``, middle last."""
+    return tuple(channels for channels, _ in _layout(unet))
+
+
+def _layout(unet: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    mults, blocks = tuple(unet["channel_mult"]), unet["num_res_blocks"]
+    blocks = (blocks,) * len(mults) if isinstance(blocks, int) else tuple(blocks)
+    config = NetworkConfig(
+        model_channels=unet["model_channels"],
+        channel_mult=mults,
+        num_res_blocks=blocks,
+        transformer_depth=(0,) * sum(blocks),  # attention does not change the layout
+    )
+    return config.block_layout
+
+
+def context_width(control: Any) -> int | None:
+    """Prompt width that a host control of Stable Diffusion type reads; None if it can't be told."""
+    network = getattr(control, "control_model", None)
+    if network is None or not hasattr(network, "zero_convs"):
+        return None
+    for name, parameter in network.named_parameters():
+        if name.endswith("attn2.to_k.weight"):
+            return parameter.shape[1]
+    return None
+
+
+def _describe(family: str, model_channels: int, context_dim: int | None) -> str:
+    if family == "custom":
+        return f"a custom network of {model_channels} channels with context width {context_dim}"
+    return f"{family} (context width {context_dim})"
+
+
+def _widths(channels: tuple[int, ...]) -> str:
+    return " ".join(str(c) for c in channels)

@@ -1,0 +1,1 @@
+"""From files, and from networks of ours, to the host's CONTROL_NET, MODEL, CLIP and VAE."""

@@ -1,0 +1,50 @@
+"""The demo model in the host's own types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....demo.model import load_demo, load_segmenter
+from ....demo.segmenter import CLASSES, PALETTE
+from ....demo.text import tokenize
+from ....demo.world import HELD_OUT_SEED, load_batch
+from ..annotate.annotators import NodeAnnotator, once
+from .loading import build_control
+from .models import build_clip, build_model, build_vae
+
+
+def load_demo_parts() -> tuple[Any, Any, Any, Any]:
+    """MODEL, CLIP, VAE and CONTROL_NET of the demo model, all in float32."""
+    demo = load_demo()
+    network = demo.controlnet
+    return (
+        build_model(demo.unet.config, demo.unet.state_dict()),
+        build_clip(tokenize, demo.text_encoder),
+        build_vae(demo.autoencoder),
+        build_control(network.config, network.state_dict(), dtype=torch.float32),
+    )
+
+
+def example_picture(index: int) -> tuple[Tensor, str]:
+    """IMAGE (1, 128, 128, 3) and caption of a picture that no training has seen."""
+    batch = load_batch(HELD_OUT_SEED, [index])
+    return batch.images.movedim(1, -1).contiguous(), batch.captions[0]
+
+
+def demo_annotator() -> NodeAnnotator:
+    """What finds the shapes in pictures of the demo model."""
+    patcher = once("demo segmenter", lambda dtype, device: load_segmenter().to(device, dtype))
+    network = patcher.model
+    return NodeAnnotator(
+        "seg",
+        network.annotate,
+        network,
+        (patcher,),
+        rewarded=network.logits,
+        palette=PALETTE,
+        names=CLASSES,
+        palette_name="the demo model",
+    )

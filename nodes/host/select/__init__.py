@@ -1,0 +1,1 @@
+"""Many pictures tried or given, and the best of them."""

@@ -1,0 +1,1 @@
+"""Pictures of numbers: legends, sheets and plots."""
