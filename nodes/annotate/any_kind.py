@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.annotate import conditions
-from ..host.annotate.annotators import NodeAnnotator, Size
+from ..host.annotate.annotator import NodeAnnotator, Size
 from ..schema import schema
 from .inputs import (
     GROUP,

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..host.annotate.annotators import NodeAnnotator
+from ..host.annotate.annotator import NodeAnnotator
 
 GROUP = "annotate"
 AnnotatorType = io.Custom("ANNOTATOR")

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...annotators.openpose import draw_poses, from_json, to_json
 from ..host.annotate import conditions
-from ..host.annotate.annotators import Size
+from ..host.annotate.annotator import Size
 from ..schema import schema
 from .inputs import (
     GROUP,

@@ -12,7 +12,7 @@ from ...cnpp_core.consistency.agreement.kinds import measure_for
 from ...cnpp_core.consistency.agreement.measure import Measure
 from ...cnpp_core.consistency.check import CheckResult, check_consistency
 from ..annotate.inputs import AnnotatorType
-from ..host.annotate.annotators import NodeAnnotator, Size
+from ..host.annotate.annotator import NodeAnnotator, Size
 from ..host.annotate.conditions import canny, scribble
 
 GROUP = "consistency"

@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-for name in ("harness", "annotated", "foreign", "guided", "looped"):
+for file in (
+    "harness",
+    "annotate/annotated",
+    "control/foreign",
+    "steering/guided",
+    "steering/looped",
+):
+    name = file.rpartition("/")[2]
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, HERE / f"{file}.py")
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)

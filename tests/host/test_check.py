@@ -25,7 +25,7 @@ def picture(size: int = 192, seed: int = 0, batch: int = 1) -> torch.Tensor:
 
 def annotator(host, condition: str, maps: torch.Tensor):
     """An ANNOTATOR as other nodes give it, that finds these maps (B, c, H, W)."""
-    return host.pack("nodes.host.annotate.annotators").NodeAnnotator(
+    return host.pack("nodes.host.annotate.annotator").NodeAnnotator(
         condition, lambda image: maps[: len(image)].expand(len(image), -1, -1, -1)
     )
 

@@ -21,8 +21,9 @@ from ....annotators.scribble import scribble_drawing, scribble_hed, scribble_xdo
 from ....annotators.segmentation import Segmentation
 from ....annotators.softedge import HED
 from ....annotators.weights import WEIGHTS
-from .annotators import NodeAnnotator, Size, find_weights, model, once
+from .annotator import NodeAnnotator, Size
 from .folders import transformers_folders
+from .networks import find_weights, model, once
 
 CNPP_THRESHOLD_UNIT = 1 / 1000  # so that 100 and 200 are the defaults of both definitions of canny
 CANNY_MODES = ("ControlNet++", "cv2")

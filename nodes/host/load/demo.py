@@ -11,7 +11,8 @@ from ....demo.model import load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
 from ....demo.world import HELD_OUT_SEED, load_batch
-from ..annotate.annotators import NodeAnnotator, once
+from ..annotate.annotator import NodeAnnotator
+from ..annotate.networks import once
 from .loading import build_control
 from .models import build_clip, build_model, build_vae
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from ....cnpp_core.consistency.resize import same_aspect
 from ....cnpp_core.consistency.steering.guidance import GuidanceSettings, corrected
 from ....cnpp_core.consistency.steering.reward import Reward
-from ..annotate.annotators import VALUES_PER_PIXEL, NodeAnnotator
+from ..annotate.annotator import NodeAnnotator
+from ..annotate.networks import VALUES_PER_PIXEL
 from .sampling import Moment, steered
 from .x0 import X0Decoder, frozen, sound_in_half
 

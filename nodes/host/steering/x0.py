@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
-from ..annotate.annotators import allow_gradients
+from ..annotate.networks import allow_gradients
 
 # What a decoder's graph holds, as a multiple of what the host plans for decoding without one:
 # counted at 256 to 1024 pixels, 2.6 to 2.7 for the VAE of SD and 0.25 for TAESD; rounded up for

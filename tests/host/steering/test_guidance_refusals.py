@@ -28,9 +28,7 @@ def refused(host):
 
 def annotator(host, name, *args, **kwargs):
     module = host.pack("nodes.host.annotate.conditions")
-    return getattr(module, name)(
-        host.pack("nodes.host.annotate.annotators").Size(), *args, **kwargs
-    )
+    return getattr(module, name)(host.pack("nodes.host.annotate.annotator").Size(), *args, **kwargs)
 
 
 def test_annotators_without_a_differentiable_map(host, refused):
@@ -129,7 +127,7 @@ def test_a_pose_is_followed_by_the_heat_maps_of_its_joints(host):
     image = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     assert maps(network, image).amax() <= 2e-4
     assert network.maps(image)[1].amax() == 0
-    kinds = host.pack("nodes.host.annotate.annotators")
+    kinds = host.pack("nodes.host.annotate.networks")
     cpu = torch.device("cpu")
     annotator = kinds.NodeAnnotator(
         "pose",

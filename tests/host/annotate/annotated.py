@@ -48,7 +48,7 @@ def models(host, tmp_path, monkeypatch, weight_files) -> Path:
     monkeypatch.setitem(
         folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path / "packs")], set())
     )
-    monkeypatch.setattr(host.pack("nodes.host.annotate.annotators"), "_patchers", {})
+    monkeypatch.setattr(host.pack("nodes.host.annotate.networks"), "_patchers", {})
     return folder
 
 
@@ -63,7 +63,7 @@ def soft_edge(host, image, **options):
 
 
 def patcher_of(host, key):
-    return host.pack("nodes.host.annotate.annotators")._patchers[key]
+    return host.pack("nodes.host.annotate.networks")._patchers[key]
 
 
 @pytest.fixture

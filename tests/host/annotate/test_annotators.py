@@ -147,12 +147,12 @@ def steps(host, monkeypatch) -> list[int]:
     """Pictures done at every step of a progress bar, also those that come too fast to be shown."""
     done = []
 
-    class Bar(host.pack("nodes.host.annotate.annotators").ProgressBar):
+    class Bar(host.pack("nodes.host.annotate.networks").ProgressBar):
         def update_absolute(self, value, *args, **kwargs):
             done.append(value)
             super().update_absolute(value, *args, **kwargs)
 
-    monkeypatch.setattr(host.pack("nodes.host.annotate.annotators"), "ProgressBar", Bar)
+    monkeypatch.setattr(host.pack("nodes.host.annotate.networks"), "ProgressBar", Bar)
     return done
 
 
@@ -169,7 +169,7 @@ def test_on_a_cpu_a_batch_goes_picture_by_picture_with_progress(host, forwards, 
 def test_elsewhere_a_long_batch_goes_in_large_parts_with_progress(
     host, progress, steps, monkeypatch
 ):
-    annotators = host.pack("nodes.host.annotate.annotators")
+    annotators = host.pack("nodes.host.annotate.networks")
     monkeypatch.setattr(annotators, "load", lambda *_: None)
     monkeypatch.setattr(annotators.model_management, "get_free_memory", lambda _: 2**40)
     elsewhere = [SimpleNamespace(load_device=torch.device("meta"))]
@@ -179,7 +179,7 @@ def test_elsewhere_a_long_batch_goes_in_large_parts_with_progress(
 
 
 def test_elsewhere_parts_are_as_large_as_memory_allows(host, monkeypatch):
-    annotators = host.pack("nodes.host.annotate.annotators")
+    annotators = host.pack("nodes.host.annotate.networks")
     one = 16 * 16 * annotators.VALUES_PER_PIXEL * 2  # bytes
     monkeypatch.setattr(annotators, "load", lambda *_: None)
     monkeypatch.setattr(annotators.model_management, "get_free_memory", lambda _: 5 * one)
@@ -211,7 +211,7 @@ def test_without_memory_for_all_the_batch_is_halved(host):
         return image
 
     image = torch.rand(10, 3, 8, 8)
-    found = host.pack("nodes.host.annotate.annotators").in_chunks(run, image)
+    found = host.pack("nodes.host.annotate.networks").in_chunks(run, image)
     assert seen == [10, 5, 3, 3, 3, 1]
     assert torch.equal(torch.cat(found), image)
 
@@ -228,7 +228,7 @@ def test_weights_are_in_half_precision_where_the_host_uses_it(host, models, monk
         asked.append((dtype, device.type))
         return torch.nn.Linear(2, 2, dtype=dtype, device=device)
 
-    patcher = host.pack("nodes.host.annotate.annotators").once("a network", read)
+    patcher = host.pack("nodes.host.annotate.networks").once("a network", read)
     assert asked == [(torch.float16, "cpu")]
     assert patcher.load_device == gpu
 
