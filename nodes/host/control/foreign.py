@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from comfy import controlnet as host
-from comfy import model_base, model_management
+from comfy import model_base
 
 from ....cnpp_core.control.partial import is_controlnet
+from ..memory import is_out_of_memory
 from .family import block_channels, describe_unet, unet_block_layout
 
 UNET = "a Stable Diffusion UNet"
@@ -50,10 +51,8 @@ def explained(control: Any, model: Any) -> Iterator[None]:
     """Names control and model in the errors of a network that got what it was not made for."""
     try:
         yield
-    except model_management.OOM_EXCEPTION:
-        raise
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
-        if getattr(model_management, "is_oom", lambda _error: False)(error):
+        if is_out_of_memory(error):
             raise
         if is_controlnet(_network(control)) and not isinstance(control, host.ControlLora):
             raise
