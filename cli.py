@@ -32,6 +32,8 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
   bench [NAME ...]       measurements beside other implementations; `control` needs ComfyUI and
                          its Python
   bench NAME --help      the options of one of them
+  texts [--help]         for developers: write what repeats the texts of the nodes; needs ComfyUI
+                         and its Python
 
   --debug                show where an error comes from"""
 
@@ -114,11 +116,17 @@ def bench(argv: Sequence[str]) -> int:
     return max(part(f"bench.{name}").main(options) or 0 for name in names or known)
 
 
+def texts(argv: Sequence[str]) -> None:
+    """Write every text that repeats the words of the nodes, and list the gaps in Chinese."""
+    print(part("tools.texts").main(argv))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": demo,
     "evaluate": evaluate,
     "report": report,
     "bench": bench,
+    "texts": texts,
 }
 
 

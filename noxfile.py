@@ -104,6 +104,23 @@ def host(session: nox.Session) -> None:
         session.error("failed: " + "; ".join(failed))
 
 
+@nox.session
+def texts(session: nox.Session) -> None:
+    """Write what repeats the words of the nodes, from their schemas; list what Chinese lacks.
+
+    Without a ComfyUI only what follows from locales/en. `-- --still-right NAME ...` says that the
+    Chinese of a text needs no change.
+    """
+    _, main, python = find_comfy(session)
+    command = ("cli.py", "texts", *session.posargs)
+    if main is None:
+        install(session)
+        session.run("python", *command)
+    else:
+        env = {"COMFYUI_PATH": str(main)}
+        session.run(str(python), *command, env=env, external=True)
+
+
 def run_apart(run: tuple[str, Sequence[str], dict[str, str]]) -> subprocess.CompletedProcess[str]:
     """The finished command, with everything it said in its standard output."""
     _, command, env = run

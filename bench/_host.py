@@ -37,21 +37,16 @@ def comfy_host() -> Any:
 
 def why_not() -> str | None:
     """Why nothing can be measured inside ComfyUI here, in one sentence; None if it can."""
-    reason = comfy_host().why_not()
-    return None if reason is None else reason.replace("nox -s host", "nox -s bench")
+    return comfy_host().why_not("bench")
 
 
 def start() -> str:
     """Make ComfyUI importable, on the CPU; returns its version."""
     root: Path = comfy_host().find_host()
     if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
         if logging.getLogger().level == logging.INFO:
             logging.disable(logging.INFO)  # what the host says of every model is of no use here
-        # The host decides about its device while model_management is imported, so this comes first.
-        theirs("comfy.cli_args").args.cpu = True
-        # Up to 0.8.0 the host's `utils` must be found before something brings another `utils`.
-        theirs("utils.install_util")
+        comfy_host().start()
     return comfy_host().host_version(root)
 
 

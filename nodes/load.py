@@ -27,8 +27,8 @@ class LoadControlNet(io.ComfyNode):
             "CNPP_LoadControlNet",
             "Load ControlNet++",
             GROUP,
-            "Loads a ControlNet for SD1.5, SD2.x or SDXL (ControlNet++, ControlNet 1.x, union / "
-            "ProMax) in any of its file formats, and says what it is.",
+            "Reads a ControlNet file, whatever its format, and says what is in it. For SD1.5, "
+            "SD2.x and SDXL: ControlNet++, ControlNet 1.x, union and ProMax.",
             [
                 io.Combo.Input(
                     "control_net_name",
@@ -74,8 +74,8 @@ class ControlNetReport(io.ComfyNode):
             "CNPP_ControlNetReport",
             "ControlNet Report",
             GROUP,
-            "Parameters, computing cost (multiply-accumulates) and size of every block, for a "
-            "picture size of yours.",
+            "Parameters, computing cost and size of every block, for a picture size of yours. The "
+            "cost is in multiply-accumulates.",
             [
                 io.ControlNet.Input(
                     "control_net",
@@ -182,9 +182,9 @@ class DemoModel(io.ComfyNode):
             "CNPP_DemoModel",
             "Demo Model",
             GROUP,
-            "A complete diffusion model of 22 MB with a canny ControlNet, for trying "
-            "everything out within seconds on any machine. It knows coloured shapes: 'red circle "
-            "on a blue ground'. Make pictures of 128 x 128.",
+            "A complete diffusion model with a canny ControlNet, built in, for trying everything "
+            "out within seconds. It has 22 MB, runs on any machine and knows coloured shapes: 'red "
+            "circle on a blue ground'. Make pictures of 128 x 128.",
             [
                 io.Int.Input(
                     "example",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -66,8 +67,11 @@ def host_version(host: Path) -> str:
     return "unknown version"
 
 
-def why_not() -> str | None:
-    """Why the host tests can't run in this process, in one sentence; None if they can."""
+def why_not(session: str = "host") -> str | None:
+    """Why this process can't run ComfyUI, in one sentence; None if it can.
+
+    session: the one of nox that runs ComfyUI's own Python for what is wanted.
+    """
     if find_host() is None:
         return (
             "no ComfyUI found: set COMFYUI_PATH to its folder, put this checkout into its "
@@ -76,6 +80,20 @@ def why_not() -> str | None:
     missing = [name for name in HOST_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         return (
-            f"{Path(sys.executable).name} lacks ComfyUI's {', '.join(missing)}: run `nox -s host`"
+            f"{Path(sys.executable).name} lacks ComfyUI's {', '.join(missing)}: "
+            f"run `nox -s {session}`"
         )
     return None
+
+
+def start() -> Path:
+    """Make the modules of the ComfyUI found importable, on the CPU; its folder."""
+    root = find_host()
+    if root is None:
+        raise FileNotFoundError(why_not())
+    sys.path.insert(0, str(root))
+    # The host decides about its device while model_management is imported, so this comes first.
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    # Up to 0.8.0 the host's `utils` must be found before something brings another `utils`.
+    importlib.import_module("utils.install_util")
+    return root

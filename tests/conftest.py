@@ -77,13 +77,8 @@ def comfy_root() -> Path:
     reason = comfy_host.why_not()
     if reason:
         pytest.skip(reason)
-    root = comfy_host.find_host()
-    sys.path.insert(0, str(root))
-    # The host decides about its device while model_management is imported, so this comes first.
     assert "comfy.model_management" not in sys.modules, "ComfyUI was imported before the fixture"
-    importlib.import_module("comfy.cli_args").args.cpu = True
-    # Up to 0.8.0 the host's `utils` must be found before one of its nodes brings another `utils`.
-    importlib.import_module("utils.install_util")
+    root = comfy_host.start()
     nodes = importlib.import_module("nodes")
     assert Path(nodes.__file__).parent.resolve() == root, f"`nodes` is {nodes.__file__}"
     return root

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("cnpp_core", "annotators", "pictures", "evaluate", "nodes", "demo", "bench")
+OWN = ("cnpp_core", "annotators", "pictures", "evaluate", "nodes", "demo", "bench", "tools")
 MAX_LINES = 400
 
 # Who may import whom, beside itself. Inside the core a name is its sub-package.
@@ -28,6 +28,7 @@ ALLOWED = {
     "evaluate": {"annotators", "cnpp_core"},
     "bench": {"annotators", "cnpp_core", "demo", "nodes"},
     "nodes": {"annotators", "cnpp_core", "pictures"},
+    "tools": {"annotators", "cnpp_core", "nodes"},
     "nodes/demo": {"annotators", "cnpp_core", "demo", "nodes"},
 }
 # The one arrow against the rule: who loads weights reads files as safely as the core does.

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
 API = sorted((FOLDER / "api").glob("*.json"))
+PINS = json.loads((ROOT / "tests" / "node_pins.json").read_text(encoding="utf-8"))
 
 # What ComfyUI's own nodes show as widgets, control_after_generate and upload buttons included.
 WIDGETS = {
@@ -119,6 +120,28 @@ def test_widgets_of_comfyuis_nodes_have_their_values(graph):
         values = node.get("widgets_values", [])
         wanted = WIDGETS[node["type"]]
         assert len(values) == len(wanted), f"{node['type']}: {values} for {wanted}"
+
+
+def test_nodes_of_the_pack_have_the_pinned_inputs_and_outputs(graph):
+    for node in graph["nodes"]:
+        if node["type"].startswith("CNPP_"):
+            pins = PINS[node["type"]]
+            assert [out["type"] for out in node["outputs"]] == pins["outputs"], node["type"]
+            drawn = [given["name"] for given in node.get("inputs", [])]
+            assert drawn == [name for name in pins["inputs"] if name in drawn], node["type"]
+
+
+@pytest.mark.parametrize("file", API, ids=name)
+def test_graphs_to_post_name_pinned_inputs_and_outputs(file: Path):
+    prompt = load(file)
+    for node in prompt.values():
+        if node["class_type"] in PINS:
+            assert set(node["inputs"]) <= set(PINS[node["class_type"]]["inputs"])
+        else:
+            assert not node["class_type"].startswith("CNPP_"), node["class_type"]
+        for given in node["inputs"].values():
+            source = prompt[given[0]]["class_type"] if isinstance(given, list) else ""
+            assert source not in PINS or given[1] < len(PINS[source]["outputs"]), source
 
 
 def test_nodes_say_which_pack_they_come_from(graph):

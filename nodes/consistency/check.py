@@ -19,9 +19,8 @@ class CycleConsistencyCheck(io.ComfyNode):
             "CNPP_CycleConsistencyCheck",
             "Cycle-Consistency Check",
             GROUP,
-            "Finds the condition again in the finished pictures and compares it with the one that "
-            "went in: a score, and a picture of where control was lost. For every kind of "
-            "condition.",
+            "Finds the condition again in the finished pictures: a score, and where it differs "
+            "from the one that went in. For every kind of condition.",
             [
                 io.Image.Input("images", tooltip="The finished pictures, from VAE Decode."),
                 io.Image.Input(

@@ -108,9 +108,9 @@ class ConsistencySearch(io.ComfyNode):
             "CNPP_ConsistencySearch",
             "Consistency Search",
             GROUP,
-            "Samples with several seeds, strengths and block scale presets, one picture after "
-            "another, and keeps the picture that follows the condition best. It takes the place "
-            "of Apply ControlNet++, KSampler and VAE Decode.",
+            "Tries seeds, strengths and block scale presets in one run and keeps the picture that "
+            "follows its condition best. It takes the place of Apply ControlNet++, KSampler and "
+            "VAE Decode; a table and a sheet show all that was tried.",
             [
                 io.Model.Input("model", tooltip="The model, as for KSampler."),
                 io.Conditioning.Input(

@@ -1,4 +1,4 @@
-"""Menu group "consistency", second part: what each slider of a control does inside the UNet."""
+"""Menu group "control", last part: what each slider of a control does inside the UNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...pictures.energy_map import heat_map
 from ..host.control.energy import EnergyRecorder
 from ..schema import schema, show_text
 
-GROUP = "consistency"
+GROUP = "control"
 EnergyType = io.Custom("RESIDUAL_ENERGY")
 
 
@@ -58,8 +58,9 @@ class ResidualEnergyPlot(io.ComfyNode):
             "CNPP_ResidualEnergyPlot",
             "Residual Energy Plot",
             GROUP,
-            "Shows what Residual Energy measured: how large what the control added is, beside what "
-            "it was added to, for every block and step. 0.1 is a tenth.",
+            "Shows what Residual Energy measured, as a heat map and as numbers. For every block "
+            "and step: how large what the control added is, beside what it was added to; 0.1 is a "
+            "tenth.",
             [
                 EnergyType.Input("energy", tooltip="From Residual Energy."),
                 io.Latent.Input(

@@ -56,8 +56,8 @@ class BlockScalesSD15(io.ComfyNode):
             "CNPP_BlockScalesSD15",
             "Block Scales (SD1.5)",
             GROUP,
-            "How strongly each of the 13 blocks of an SD1.5 or SD2.x ControlNet acts, from fine "
-            "detail (in_0) to layout (in_11, middle).",
+            "Thirteen sliders: how strongly each block of an SD1.5 or SD2.x ControlNet acts. They "
+            "go from fine detail (in_0) to layout (in_11, middle).",
             _sliders(SD15, 512),
             [_scales_output()],
             aliases=("block weights", "layer weights", "soft weights"),
@@ -77,8 +77,8 @@ class BlockScalesSDXL(io.ComfyNode):
             "CNPP_BlockScalesSDXL",
             "Block Scales (SDXL)",
             GROUP,
-            "How strongly each of the 10 blocks of an SDXL ControlNet acts, from fine detail "
-            "(in_0) to layout (in_8, middle).",
+            "Ten sliders: how strongly each block of an SDXL ControlNet acts. They go from fine "
+            "detail (in_0) to layout (in_8, middle).",
             _sliders(SDXL, 1024),
             [_scales_output()],
             aliases=("block weights", "layer weights", "soft weights"),
@@ -103,7 +103,7 @@ class BlockScalePreset(io.ComfyNode):
             "CNPP_BlockScalePreset",
             "Block Scale Preset",
             GROUP,
-            "A named set of block scales that fits a ControlNet of any family.",
+            f"Block scales by name, for a ControlNet of any family: {', '.join(PRESETS)}.",
             [
                 io.Combo.Input(
                     "preset",
@@ -140,8 +140,8 @@ class ScaleScheduleNode(io.ComfyNode):
             "CNPP_ScaleSchedule",
             "Scale Schedule",
             GROUP,
-            "Block scales that change while the picture is sampled: key frames over percent, with "
-            "a smooth way from one to the next.",
+            "Block scales that change over the sampling, key frame by key frame: '0%: 1; 60%: 1; "
+            "90%: soft'. From one key frame to the next they go smoothly, or in one step.",
             [
                 io.String.Input(
                     "schedule",

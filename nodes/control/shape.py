@@ -41,8 +41,9 @@ class BlockMasksNode(io.ComfyNode):
             "CNPP_BlockMasks",
             "Block Masks",
             GROUP,
-            "Where in the picture the control acts: one mask for all blocks, or another one for "
-            "the detail, the structure, the middle or a single block (chain several nodes).",
+            "Where in the picture the control acts, for all blocks, a group of them or one. Chain "
+            "several nodes to give the detail, the structure, the middle or single blocks masks of "
+            "their own.",
             [
                 control_input(),
                 io.Mask.Input(
@@ -99,8 +100,9 @@ class ControlModeNode(io.ComfyNode):
             "CNPP_ControlMode",
             "Control Mode",
             GROUP,
-            "Which rows of a batch the control acts on: those with your prompt (cond), those "
-            "without it (uncond), or both, each with scales of its own.",
+            "How strongly the control acts with your prompt and without it: balanced, guess mode, "
+            "or half the cost. With it are the cond rows of a batch, without it the uncond rows; "
+            "each can have scales of its own.",
             [
                 control_input(),
                 io.Combo.Input(
@@ -166,8 +168,9 @@ class HintFitNode(io.ComfyNode):
             "CNPP_HintFit",
             "Hint Fit",
             GROUP,
-            "How a control image of another size or aspect is brought to the picture. Without this "
-            "node: cropped in the centre, nearest pixels, as in ComfyUI.",
+            "How a control image of another size or aspect is brought to the picture, or to the "
+            "area of a prompt. Without this node: cropped in the centre, nearest pixels, as in "
+            "ComfyUI.",
             [
                 control_input(),
                 io.Combo.Input(

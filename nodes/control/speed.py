@@ -21,8 +21,8 @@ class ControlSpeedNode(io.ComfyNode):
             "CNPP_ControlSpeed",
             "Control Speed",
             GROUP,
-            "Saves most of what a ControlNet costs: what it says changes little from step to step, "
-            "so it need not be asked at each one.",
+            "Asks the ControlNet at some steps only, and uses its answer in between. This saves "
+            "most of its cost, for its answer changes little from step to step.",
             [
                 control_input(),
                 io.Int.Input(

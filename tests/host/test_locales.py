@@ -1,4 +1,4 @@
-"""Translations and workflow files against the schemas of the nodes that ComfyUI has loaded."""
+"""Texts and workflow files against the schemas of the nodes that ComfyUI has loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from controlnet_pp.tools import schemas as of_schemas
+from controlnet_pp.tools import texts
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
@@ -26,29 +28,11 @@ def schemas(host) -> dict[str, Any]:
     return {key: node.define_schema() for key, node in ours.items()}
 
 
-def texts_of(schema: Any) -> dict[str, Any]:
-    """What a schema says about itself, in the form of nodeDefs.json."""
-    entry: dict[str, Any] = {
-        "display_name": schema.display_name,
-        "description": schema.description,
-        "inputs": {
-            given.id: {"name": given.display_name or given.id, "tooltip": given.tooltip}
-            for given in schema.inputs
-        },
-        "outputs": {
-            str(slot): {"name": out.display_name or out.id, "tooltip": out.tooltip}
-            for slot, out in enumerate(schema.outputs)
-        },
-    }
-    return entry
-
-
-def test_english_is_what_the_schemas_say(schemas):
-    said = {key: texts_of(schema) for key, schema in schemas.items()}
-    written = definitions("en")
-    assert set(written) == set(said)
-    for key, entry in said.items():
-        assert written[key] == entry, f"{key}: copy the text of the schema to locales/en"
+def test_what_repeats_the_schemas_is_what_they_say(host):
+    nodes = host.pack("nodes").NODES
+    said = texts.written(of_schemas.english(nodes), of_schemas.pins(nodes))
+    old = [file.name for file, text in said.items() if file.read_text(encoding="utf-8") != text]
+    assert not old, f"run nox -s texts, which writes {', '.join(old)}"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,0 +1,1 @@
+"""For whoever changes the pack: writes every text that repeats the words of the nodes."""
