@@ -32,7 +32,7 @@ def main(argv: Sequence[str] = ()) -> str:
     """Write every file whose text has changed, and say what was written and what Chinese lacks.
 
     Without a ComfyUI the schemas can't be read, and locales/en and the pins stay as they are.
-    ValueError if a node changed so that saved workflows would break.
+    A node that changed so that saved workflows would break is refused (ValueError).
     """
     parser = argparse.ArgumentParser(prog="nox -s texts --", description=main.__doc__)
     parser.add_argument(
