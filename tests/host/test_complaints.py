@@ -10,7 +10,16 @@ import inspect
 
 import pytest
 import torch
-from harness import TINY, TINY_SD15, TINY_XL, apply, captured, evaluations, picture, prompt
+from controlnet_pp.tests.host.harness import (
+    TINY,
+    TINY_SD15,
+    TINY_XL,
+    apply,
+    captured,
+    evaluations,
+    picture,
+    prompt,
+)
 
 # 1. The network of another family gives a matrix size inside KSampler (ComfyUI 7556, 6763, 8463).
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from harness import TINY, apply, edited, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, apply, edited, picture, prompt
 
 CLOSE = 5e-4
 

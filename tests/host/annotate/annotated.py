@@ -1,80 +1,28 @@
-"""Annotators with random weights in files of their own: fixtures for the tests that run them."""
+"""What the tests of annotators in the host share."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-import pytest
-import torch
-from harness import randomise
-from safetensors.torch import save_file
-
-
-@pytest.fixture(scope="session")
-def weight_files(host, tmp_path_factory) -> dict[str, Path]:
-    """By key a file with random weights under the published names."""
-    folder = tmp_path_factory.mktemp("weights")
-    kinds = {
-        "hed": host.pack("annotators.softedge").HED,
-        "lineart": host.pack("annotators.lineart").LineArt,
-        "lineart_coarse": host.pack("annotators.lineart").LineArt,
-        "mlsd": host.pack("annotators.mlsd").MLSD,
-        "openpose_body": host.pack("annotators.openpose").OpenPoseBody,
-        "dpt_hybrid": host.pack("annotators.depth").DPTHybrid,
-    }
-    files = {}
-    for seed, (key, kind) in enumerate(kinds.items()):
-        name = Path(host.pack("annotators.weights").WEIGHTS[key].name)
-        files[key] = folder / name.with_suffix(".safetensors")
-        state = randomise(kind(dtype=torch.float16), seed).state_dict()
-        if key == "dpt_hybrid":  # it ends in a ReLU, below which all would be black
-            state["scratch.output_conv.4.bias"].fill_(2)
-        save_file(state, files[key])
-    return files
-
-
-@pytest.fixture
-def models(host, tmp_path, monkeypatch, weight_files) -> Path:
-    """An empty models/annotators, and nothing loaded."""
-    import folder_paths
-
-    folder = tmp_path / "models" / "annotators"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(folder_paths, "models_dir", str(folder.parent))
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "annotators", ([str(folder)], {".safetensors"})
-    )
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path / "packs")], set())
-    )
-    monkeypatch.setattr(host.pack("nodes.host.annotate.networks"), "_patchers", {})
-    return folder
+from controlnet_pp.tests.host.harness import Host
+from torch import Tensor
 
 
 def put(file: Path, folder: Path) -> Path:
+    """A copy of a file in a folder that is made for it."""
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(file, folder))
 
 
-def soft_edge(host, image, **options):
+def soft_edge(host: Host, image: Tensor, **options: Any) -> tuple:
+    """What the node Soft Edge gives, at the size of the image unless told otherwise."""
     options = {"safe": False, "resolution": 0} | options
     return host.call("CNPP_SoftEdge", image=image, **options)
 
 
-def patcher_of(host, key):
-    return host.pack("nodes.host.annotate.networks")._patchers[key]
-
-
-@pytest.fixture
-def progress(monkeypatch) -> list[tuple[int, int]]:
-    """(done, of) of every step that the host would have shown."""
-    import comfy.utils
-
-    shown: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda done, total, preview, **_: shown.append((done, total)),
-    )
-    return shown
+def patcher_of(host: Host, key: str) -> Any:
+    """The host's ModelPatcher of the network with the weights of this key."""
+    known = host.pack("nodes.host.annotate.networks")._patchers
+    return next(patcher for (_, name), patcher in known.items() if name == key)

@@ -11,11 +11,8 @@ from threading import Event
 
 import pytest
 import torch
-from annotated import models, put, soft_edge, weight_files
-from harness import picture
-
-__all__ = ["models", "weight_files"]  # fixtures
-
+from controlnet_pp.tests.host.annotate.annotated import put, soft_edge
+from controlnet_pp.tests.host.harness import picture
 
 PEOPLE = {
     "people": [

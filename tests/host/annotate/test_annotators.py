@@ -13,10 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from annotated import models, patcher_of, progress, put, soft_edge, weight_files
-from harness import picture
+from controlnet_pp.tests.host.annotate.annotated import patcher_of, put, soft_edge
+from controlnet_pp.tests.host.harness import picture
 
-__all__ = ["models", "progress", "weight_files"]  # fixtures
 AUX = Path("comfyui_controlnet_aux", "ckpts", "lllyasviel", "Annotators")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import TINY, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, picture, prompt
 
 LAYOUTS = {"two levels": TINY, "sdxl": TINY_XL}
 APPLY = {"ours": "CNPP_Apply", "theirs": "ControlNetApplyAdvanced"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
 
 LAYOUTS = {"two levels": TINY, "sd15": TINY_SD15, "sdxl": TINY_XL}
 

@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
 
 
 def apply(host, control, **changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
 
 
 def applied(host, layout, control, scales=None, node="CNPP_Apply"):

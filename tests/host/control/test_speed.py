@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import TINY, TINY_XL, apply, captured, edited, evaluations, picture, prompt
+from controlnet_pp.tests.host.harness import (
+    TINY,
+    TINY_XL,
+    apply,
+    captured,
+    edited,
+    evaluations,
+    picture,
+    prompt,
+)
 
 LOOSE = 2e-4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import TINY, apply, evaluations, picture, randomise
+from controlnet_pp.tests.host.harness import TINY, apply, evaluations, picture, randomise
 from safetensors.torch import save_file
 
 CLOSE = 2e-4

@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from harness import TINY, TINY_XL, picture, prompt, randomise
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, picture, prompt, randomise
 from safetensors.torch import load_file, save_file
 
 

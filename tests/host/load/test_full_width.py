@@ -10,7 +10,7 @@ import os
 
 import pytest
 import torch
-from harness import TINY_SD15, picture, prompt
+from controlnet_pp.tests.host.harness import TINY_SD15, picture, prompt
 from safetensors.torch import save_file
 
 SD15 = TINY_SD15 | {"model_channels": 320, "context_dim": 768}

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from harness import TINY, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, picture, prompt
 
 NODE = "CNPP_ConsistencySearch"
 CANNY = "canny (ControlNet++)"

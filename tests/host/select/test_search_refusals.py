@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import TINY, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, picture, prompt
 
 NODE = "CNPP_ConsistencySearch"
 CANNY = "canny (ControlNet++)"

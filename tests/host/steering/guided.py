@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from harness import TINY, Host, prompt, randomise
+from controlnet_pp.tests.host.harness import TINY, Host, prompt, randomise
 from torch import Tensor
 
 KL = {"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3}

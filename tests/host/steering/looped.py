@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import TINY, Host, apply
+from controlnet_pp.tests.host.harness import TINY, Host, apply
 from torch import Tensor
 
 NODE = "CNPP_ConsistencyFeedback"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import foreign
 import pytest
 import torch
-from foreign import of_host
-from harness import TINY, apply, edited, evaluations
-from looped import by_content, feedback, run
+from controlnet_pp.tests.host.control import foreign
+from controlnet_pp.tests.host.control.foreign import of_host
+from controlnet_pp.tests.host.harness import TINY, apply, edited, evaluations
+from controlnet_pp.tests.host.steering.looped import by_content, feedback, run
 
 
 def plain(host, batch=1, **sampling):

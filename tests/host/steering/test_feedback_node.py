@@ -6,8 +6,8 @@ import logging
 
 import pytest
 import torch
-from harness import TINY, TINY_XL, apply, evaluations, picture, prompt
-from looped import CANNY, feedback, run
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, apply, evaluations, picture, prompt
+from controlnet_pp.tests.host.steering.looped import CANNY, feedback, run
 
 PLOT = "CNPP_ConsistencyFeedbackPlot"
 EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}

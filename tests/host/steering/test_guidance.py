@@ -6,8 +6,16 @@ import gc
 
 import pytest
 import torch
-from guided import around, by_hand, edges, guide, noted, sample, vae
-from harness import TINY
+from controlnet_pp.tests.host.harness import TINY
+from controlnet_pp.tests.host.steering.guided import (
+    around,
+    by_hand,
+    edges,
+    guide,
+    noted,
+    sample,
+    vae,
+)
 
 DECODERS = ("kl", "taesd")
 
@@ -110,7 +118,7 @@ def test_what_a_latent_noise_mask_keeps_is_seen_but_not_moved(host, condition):
 
 
 def inpaint(host, model, latent, noise_mask=None, denoise=1.0):
-    from harness import prompt
+    from controlnet_pp.tests.host.harness import prompt
 
     given = {"samples": latent} | ({} if noise_mask is None else {"noise_mask": noise_mask})
     (out,) = host.call(
@@ -176,7 +184,7 @@ def test_a_unet_in_half_precision_is_guided_in_single(host, condition, dtype):
 
 def half(host, dtype):
     from comfy import model_base, model_patcher, supported_models
-    from harness import randomise
+    from controlnet_pp.tests.host.harness import randomise
 
     config = type("Half", (supported_models.SD15,), {"unet_extra_config": {}})(TINY)
     config.set_inference_dtype(dtype, None)

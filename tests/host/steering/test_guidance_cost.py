@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from guided import guide
+from controlnet_pp.tests.host.steering.guided import guide
 
 STEPS = 3
 

@@ -7,8 +7,8 @@ import gc
 
 import pytest
 import torch
-from guided import edges, guide, sample, vae
-from harness import TINY, apply, prompt
+from controlnet_pp.tests.host.harness import TINY, apply, prompt
+from controlnet_pp.tests.host.steering.guided import edges, guide, sample, vae
 
 
 @pytest.fixture(scope="module")

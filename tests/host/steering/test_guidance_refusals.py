@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from guided import edges, guide, sample, vae
-from harness import TINY, randomise
+from controlnet_pp.tests.host.harness import TINY, randomise
+from controlnet_pp.tests.host.steering.guided import edges, guide, sample, vae
 
 
 @pytest.fixture(scope="module")

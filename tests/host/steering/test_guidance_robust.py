@@ -7,8 +7,8 @@ import logging
 
 import pytest
 import torch
-from guided import edges, guide, sample, vae
-from harness import TINY
+from controlnet_pp.tests.host.harness import TINY
+from controlnet_pp.tests.host.steering.guided import edges, guide, sample, vae
 
 
 @pytest.fixture(scope="module")
