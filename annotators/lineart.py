@@ -29,6 +29,8 @@ class LineArt(LearnedAnnotator):
 
     Fine and coarse are two weight files of one network. `forward` and `annotate` return
     (B, 1, H, W), white lines on black; the network itself draws black on white.
+
+    width, blocks: channels at full size, and residual blocks; as published unless given.
     """
 
     title = "Line Art"
@@ -38,6 +40,8 @@ class LineArt(LearnedAnnotator):
     def __init__(
         self,
         *,
+        width: int = WIDTH,
+        blocks: int = RESIDUAL_BLOCKS,
         operations: Any = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -45,8 +49,8 @@ class LineArt(LearnedAnnotator):
         super().__init__()
         where = {"dtype": dtype, "device": device}
 
-        def conv(channels: int, width: int, size: int, **how: int) -> list[nn.Module]:
-            return [operations.Conv2d(channels, width, size, **how, **where), *_norm_relu(width)]
+        def conv(channels: int, out: int, size: int, **how: int) -> list[nn.Module]:
+            return [operations.Conv2d(channels, out, size, **how, **where), *_norm_relu(out)]
 
         def grow(channels: int) -> list[nn.Module]:
             half = channels // 2
@@ -55,17 +59,17 @@ class LineArt(LearnedAnnotator):
             )
             return [up, *_norm_relu(half)]
 
-        self.model0 = nn.Sequential(nn.ReflectionPad2d(3), *conv(3, WIDTH, 7))
+        self.model0 = nn.Sequential(nn.ReflectionPad2d(3), *conv(3, width, 7))
         self.model1 = nn.Sequential(
-            *conv(WIDTH, 2 * WIDTH, 3, stride=2, padding=1),
-            *conv(2 * WIDTH, 4 * WIDTH, 3, stride=2, padding=1),
+            *conv(width, 2 * width, 3, stride=2, padding=1),
+            *conv(2 * width, 4 * width, 3, stride=2, padding=1),
         )
         self.model2 = nn.Sequential(
-            *(_Residual(4 * WIDTH, operations, where) for _ in range(RESIDUAL_BLOCKS))
+            *(_Residual(4 * width, operations, where) for _ in range(blocks))
         )
-        self.model3 = nn.Sequential(*grow(4 * WIDTH), *grow(2 * WIDTH))
+        self.model3 = nn.Sequential(*grow(4 * width), *grow(2 * width))
         self.model4 = nn.Sequential(
-            nn.ReflectionPad2d(3), operations.Conv2d(WIDTH, 1, 7, **where), nn.Sigmoid()
+            nn.ReflectionPad2d(3), operations.Conv2d(width, 1, 7, **where), nn.Sigmoid()
         )
 
     def forward(self, image: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class HED(LearnedAnnotator):
     """Holistically-nested edge detection (arXiv 1504.06375): one edge map from each of five scales.
 
     `forward` and `annotate` return (B, 1, H, W), white edges on black.
+
+    stages: channels and convolutions of each scale; those of the published weights unless given.
     """
 
     title = "Soft Edge (HED)"
@@ -39,6 +41,7 @@ class HED(LearnedAnnotator):
     def __init__(
         self,
         *,
+        stages: Sequence[tuple[int, int]] = STAGES,
         operations: Any = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -46,7 +49,7 @@ class HED(LearnedAnnotator):
         super().__init__()
         self.norm = nn.Parameter(torch.zeros(1, 3, 1, 1, dtype=dtype, device=device))
         channels = 3
-        for number, (width, depth) in enumerate(STAGES, start=1):
+        for number, (width, depth) in enumerate(stages, start=1):
             stage = _Stage(channels, width, depth, operations, dtype, device)
             self.add_module(f"block{number}", stage)
             channels = width
@@ -71,10 +74,10 @@ class HED(LearnedAnnotator):
         """(B, 3, H, W) in 0..255 -> the five side outputs (B, 1, H / 2^k, W / 2^k), logits."""
         h = pixels - self.norm.to(pixels)
         outputs = []
-        for number in range(1, len(STAGES) + 1):
-            if number > 1:
+        for number, stage in enumerate(self.children()):
+            if number:
                 h = F.max_pool2d(h, 2)
-            h, side = self.get_submodule(f"block{number}")(h)
+            h, side = stage(h)
             outputs.append(side)
         return outputs
 

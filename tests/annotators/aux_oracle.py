@@ -10,14 +10,16 @@ import importlib
 import importlib.util
 import math
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 import torch
-from controlnet_pp.annotators import softedge
-from controlnet_pp.annotators.softedge import HED
+from controlnet_pp.annotators.softedge import HED, STAGES
 from skimage import data
 from torch import Tensor, nn
+
+THIN_HED = ((4, 2), (6, 2), (6, 3), (8, 3), (8, 3))  # its five stages with a few channels only
 
 
 def aux(name: str) -> ModuleType:
@@ -90,9 +92,9 @@ def assert_same_map(found: Tensor, expected: Tensor) -> None:
     assert (difference > 0).float().mean() < 1e-3
 
 
-def random_hed(seed: int = 0) -> HED:
+def random_hed(seed: int = 0, stages: Sequence[tuple[int, int]] = STAGES) -> HED:
     """Random weights whose probabilities fill 0..1, and whose five scales count alike."""
-    network = randomise(HED(), seed)
+    network = randomise(HED(stages=stages), seed)
     weights = network.state_dict()
     weights["norm"].fill_(120)
     weights["block1.convs.0.weight"].div_(60)
@@ -111,7 +113,8 @@ def reference_hed(network: HED) -> torch.nn.Module:
     hed = aux("hed")
     reference = hed.ControlNetHED_Apache2()
     channels = 3
-    for number, (width, depth) in enumerate(softedge.STAGES, start=1):
-        setattr(reference, f"block{number}", hed.DoubleConvBlock(channels, width, depth))
+    for name, stage in network.named_children():
+        width = stage.projection.in_channels
+        setattr(reference, name, hed.DoubleConvBlock(channels, width, len(stage.convs)))
         channels = width
     return twin(network, reference)

@@ -1,16 +1,20 @@
-"""Makes the shared helper `aux_oracle` importable under the importlib import mode."""
+"""Networks with a few channels only, for what does not depend on their number."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+import pytest
+from controlnet_pp.annotators.lineart import LineArt
+from controlnet_pp.annotators.softedge import HED
+from controlnet_pp.tests.annotators.aux_oracle import THIN_HED, random_hed, randomise
 
-FILE = Path(__file__).resolve().parent / "aux_oracle.py"
 
-if "aux_oracle" not in sys.modules:
-    spec = importlib.util.spec_from_file_location("aux_oracle", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["aux_oracle"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture
+def thin_hed() -> HED:
+    """Soft edges."""
+    return random_hed(stages=THIN_HED)
+
+
+@pytest.fixture
+def thin_lineart() -> LineArt:
+    """Line art."""
+    return randomise(LineArt(width=8))

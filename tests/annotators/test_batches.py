@@ -8,8 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from aux_oracle import random_hed, randomise
-from controlnet_pp.annotators import canny, lineart, scribble, softedge
+from controlnet_pp.annotators import canny, scribble
 from controlnet_pp.annotators.ade20k import CLASSES
 from controlnet_pp.annotators.annotator import LearnedAnnotator, forwards
 from controlnet_pp.annotators.depth import DPTHybrid
@@ -19,6 +18,7 @@ from controlnet_pp.annotators.normal import annotate_normal
 from controlnet_pp.annotators.openpose import OpenPoseBody, OpenPoseHand
 from controlnet_pp.annotators.openpose.hand import Box
 from controlnet_pp.annotators.segmentation import Segmentation
+from controlnet_pp.tests.annotators.aux_oracle import THIN_HED, random_hed, randomise
 from torch import Tensor, nn
 
 Annotate = Callable[[LearnedAnnotator, Tensor], Tensor]
@@ -35,14 +35,12 @@ def test_a_batch_is_one_part_but_on_a_cpu_each_picture_is(device, sizes):
     assert [part.shape for part in forwards(image)] == [(size, 3, 4, 5) for size in sizes]
 
 
-def thin_hed(monkeypatch) -> LearnedAnnotator:
-    monkeypatch.setattr(softedge, "STAGES", ((4, 2), (6, 2), (6, 3), (8, 3), (8, 3)))
-    return random_hed()
+def hed(_monkeypatch) -> LearnedAnnotator:
+    return random_hed(stages=THIN_HED)
 
 
-def thin_lineart(monkeypatch) -> LearnedAnnotator:
-    monkeypatch.setattr(lineart, "WIDTH", 8)
-    return randomise(LineArt())
+def lineart(_monkeypatch) -> LearnedAnnotator:
+    return randomise(LineArt(width=8))
 
 
 def mlsd(_monkeypatch) -> LearnedAnnotator:
@@ -93,9 +91,9 @@ def hands(network: LearnedAnnotator, image: Tensor) -> Tensor:
 
 # What makes the network, what runs it, and the method that is its forward, whose module splits.
 CASES: dict[str, tuple[Callable[..., LearnedAnnotator], Annotate, str, str]] = {
-    "softedge": (thin_hed, annotate, "sides", "softedge"),
-    "scribble": (thin_hed, scribble.scribble_hed, "sides", "softedge"),
-    "lineart": (thin_lineart, annotate, "generator", "lineart"),
+    "softedge": (hed, annotate, "sides", "softedge"),
+    "scribble": (hed, scribble.scribble_hed, "sides", "softedge"),
+    "lineart": (lineart, annotate, "generator", "lineart"),
     "mlsd": (mlsd, annotate, "maps", "mlsd"),
     "depth": (dpt, annotate, "inverse_depth", "depth"),
     "normal": (dpt, annotate_normal, "inverse_depth", "depth"),
@@ -150,8 +148,8 @@ def test_elsewhere_the_batch_is_one_forward_and_gives_the_same(case, monkeypatch
     assert ((together - singles).abs() > 1.01 / 255).float().mean() < 0.01
 
 
-def test_the_differentiable_map_is_always_one_forward(monkeypatch):
-    network, sizes = thin_hed(monkeypatch), []
+def test_the_differentiable_map_is_always_one_forward(thin_hed):
+    network, sizes = thin_hed, []
     network.block1.register_forward_hook(lambda *call: sizes.append(len(call[1][0])))
     network(noise(4, 3, 32, 32))
     assert sizes == [4]

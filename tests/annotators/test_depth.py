@@ -13,10 +13,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from aux_oracle import photo, randomise
 from controlnet_pp.annotators.depth import DPTHybrid, stretch
 from controlnet_pp.annotators.dpt import _pad_same
 from controlnet_pp.annotators.weights import manifest
+from controlnet_pp.tests.annotators.aux_oracle import photo, randomise
 from torch import Tensor, nn
 from transformers import DPTConfig, DPTForDepthEstimation
 

@@ -7,7 +7,9 @@ import logging
 import numpy as np
 import pytest
 import torch
-from aux_oracle import (
+from controlnet_pp.annotators.lineart import LineArt
+from controlnet_pp.annotators.weights import manifest
+from controlnet_pp.tests.annotators.aux_oracle import (
     as_pixels,
     as_tensor,
     assert_not_trivial,
@@ -17,25 +19,13 @@ from aux_oracle import (
     randomise,
     twin,
 )
-from controlnet_pp.annotators import lineart
-from controlnet_pp.annotators.lineart import LineArt
-from controlnet_pp.annotators.weights import manifest
 from torch.nn.functional import pad
 
 ODD_SIZES = [(481, 641), (333, 700), (700, 333)]
 
 
 def random_lineart(seed: int = 0) -> LineArt:
-    network = LineArt()
-    randomise(network, seed)
-    return network
-
-
-@pytest.fixture
-def thin_lineart(monkeypatch) -> LineArt:
-    """The same network with a few channels only, for what does not depend on their number."""
-    monkeypatch.setattr(lineart, "WIDTH", 8)
-    return random_lineart()
+    return randomise(LineArt(), seed)
 
 
 def reference(network: LineArt) -> torch.nn.Module:

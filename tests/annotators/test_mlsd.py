@@ -8,7 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from aux_oracle import (
+from controlnet_pp.annotators.mlsd import MLSD, decode_lines
+from controlnet_pp.annotators.weights import manifest
+from controlnet_pp.tests.annotators.aux_oracle import (
     as_pixels,
     as_tensor,
     assert_same_map,
@@ -17,8 +19,6 @@ from aux_oracle import (
     randomise,
     twin,
 )
-from controlnet_pp.annotators.mlsd import MLSD, decode_lines
-from controlnet_pp.annotators.weights import manifest
 from torch.nn.functional import pad
 
 ODD_SIZES = [(481, 641), (333, 700), (700, 333)]

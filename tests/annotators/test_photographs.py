@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from aux_oracle import as_pixels, as_tensor
 from controlnet_pp.annotators.canny import canny_cnpp, canny_cv2
 from controlnet_pp.annotators.scribble import scribble_drawing, scribble_xdog
+from controlnet_pp.tests.annotators.aux_oracle import as_pixels, as_tensor
 from scipy import ndimage
 from skimage import data
 from sklearn.datasets import load_sample_image

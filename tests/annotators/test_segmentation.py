@@ -8,11 +8,8 @@ import pytest
 import torch
 import transformers
 from controlnet_pp.annotators.ade20k import (
-    AMBIGUOUS,
     CLASSES,
-    NO_CLASS,
     PALETTE,
-    from_colours,
     to_colours,
 )
 from controlnet_pp.annotators.segmentation import TASK, Segmentation, task_tokens
@@ -117,28 +114,9 @@ def test_known_classes_have_the_colours_that_people_paint_with(name, index, colo
 
 
 def test_palette_equals_the_reference():
-    from aux_oracle import aux
+    from controlnet_pp.tests.annotators.aux_oracle import aux
 
     assert [list(colour) for colour in PALETTE[1:]] == aux("util").ade_palette()
-
-
-def test_classes_survive_the_way_through_colours_unless_they_share_one():
-    classes = torch.arange(-1, 150).view(1, 1, 151)
-    labels = from_colours(to_colours(classes))
-    expected = classes.clone()
-    expected[classes == 48] = 6
-    assert torch.equal(labels.classes, expected)
-    assert AMBIGUOUS == {6: (6, 48), 48: (6, 48)}
-    assert classes[labels.ambiguous].tolist() == [6, 48]
-
-
-def test_colours_off_the_palette_get_no_class_unless_tolerated():
-    sky = to_colours(torch.full((1, 2, 2), 2))
-    nearly = sky + 3 / 255
-    assert (from_colours(nearly).classes == NO_CLASS).all()
-    labels = from_colours(nearly, tolerance=4 / 255)
-    assert (labels.classes == 2).all()
-    torch.testing.assert_close(labels.distance, torch.full((1, 2, 2), 3 / 255))
 
 
 @pytest.mark.parametrize(

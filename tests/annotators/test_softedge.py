@@ -7,7 +7,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-from aux_oracle import (
+from controlnet_pp.annotators.softedge import HED, STAGES
+from controlnet_pp.annotators.weights import manifest
+from controlnet_pp.tests.annotators.aux_oracle import (
+    THIN_HED,
     as_pixels,
     as_tensor,
     assert_not_trivial,
@@ -16,20 +19,9 @@ from aux_oracle import (
     random_hed,
     reference_hed,
 )
-from controlnet_pp.annotators import softedge
-from controlnet_pp.annotators.softedge import HED
-from controlnet_pp.annotators.weights import manifest
 from torch.nn.functional import pad
 
-THIN = ((4, 2), (6, 2), (6, 3), (8, 3), (8, 3))
 ODD_SIZES = [(481, 641), (333, 700), (700, 333)]
-
-
-@pytest.fixture
-def thin_hed(monkeypatch) -> HED:
-    """The same network with a few channels only, for what does not depend on their number."""
-    monkeypatch.setattr(softedge, "STAGES", THIN)
-    return random_hed()
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -47,10 +39,8 @@ def noise(*shape: int) -> torch.Tensor:
         pytest.param((448, 640), True, marks=pytest.mark.slow),
     ],
 )
-def test_map_equals_the_reference_pixel_for_pixel(monkeypatch, size, full_width):
-    if not full_width:
-        monkeypatch.setattr(softedge, "STAGES", THIN)
-    network, picture = random_hed(), photo(*size)
+def test_map_equals_the_reference_pixel_for_pixel(size, full_width):
+    network, picture = random_hed(stages=STAGES if full_width else THIN_HED), photo(*size)
     detector = aux("hed").HEDdetector(reference_hed(network))
     expected = detector(picture, min(size), min(size), output_type="np")[..., 0]
     found = as_pixels(network.annotate(as_tensor(picture)))[0]

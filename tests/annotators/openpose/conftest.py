@@ -25,7 +25,7 @@ def open_pose() -> ModuleType:
 
     Only its face network needs torchvision, and no test runs that one.
     """
-    import aux_oracle
+    from controlnet_pp.tests.annotators import aux_oracle
 
     aux_oracle.aux("util")  # mounts the package without its own __init__
     name = "controlnet_aux.whole_open_pose"

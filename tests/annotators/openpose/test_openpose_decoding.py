@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from aux_oracle import randomise
 from controlnet_pp.annotators.openpose import JOINTS, OpenPoseBody, OpenPoseHand
 from controlnet_pp.annotators.openpose.hand import Box
 from controlnet_pp.annotators.openpose.keypoints import Points
 from controlnet_pp.annotators.openpose.limbs import LIMBS
+from controlnet_pp.tests.annotators.aux_oracle import randomise
 from torch import Tensor, nn
 
 # A standing figure, facing us, in fractions of its height; its right is on our left.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from aux_oracle import photo, randomise, twin
 from controlnet_pp.annotators.openpose import OpenPoseBody, OpenPoseHand, draw_poses
 from controlnet_pp.annotators.openpose.hand import Box, hand_boxes
 from controlnet_pp.annotators.openpose.keypoints import Keypoint
 from controlnet_pp.annotators.weights import manifest
+from controlnet_pp.tests.annotators.aux_oracle import photo, randomise, twin
 from torch import Tensor, nn
 
 
