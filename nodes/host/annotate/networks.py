@@ -1,15 +1,16 @@
 """The networks of annotators as models of the host.
 
-Each weight file becomes one ModelPatcher, read once per process: the host moves it to the GPU when
-it is used and back when it needs the room, and a second run does not touch the disk.
+Each becomes one ModelPatcher: the host moves it to the GPU when it is used and back when it needs
+the room. It is read once as long as the host has it loaded or somebody holds it, an ANNOTATOR in
+the graph for one, and gone after that.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary, finalize
 
 import torch
 from comfy import model_management, ops
@@ -18,15 +19,16 @@ from comfy.utils import ProgressBar
 from torch import Tensor, nn
 
 from ....annotators import weights
+from ..memory import PartsThatFit, rows_that_fit
 from .folders import download_folder, search_folders
-
-log = logging.getLogger(__name__)
 
 LONG_BATCH = 16  # pictures in one forward: between two of them a run can show progress and stop
 # What a network holds at once, at most: some maps of 64 channels, or 150 classes three times.
 VALUES_PER_PIXEL = 512
 
-_patchers: dict[str, ModelPatcher] = {}  # by key of WEIGHTS, or by folder
+# By what they are: (class of the network, key of WEIGHTS or name of its folder).
+_patchers: WeakValueDictionary[Hashable, ModelPatcher] = WeakValueDictionary()
+_ties: WeakKeyDictionary[ModelPatcher, finalize] = WeakKeyDictionary()
 
 
 def in_chunks(
@@ -40,27 +42,20 @@ def in_chunks(
     """
     load(patchers, image)
     device = patchers[0].load_device if patchers else image.device
-    rows = min(len(image), LONG_BATCH, _at_once(image, device) if patchers else LONG_BATCH)
+    keep = model_management.intermediate_device()
+
+    def part(start: int, stop: int) -> tuple[int, Any]:
+        found = run(image[start:stop].to(device))
+        return stop, found.to(keep, image.dtype) if isinstance(found, Tensor) else found
+
+    parts = PartsThatFit(_at_once(image, device) if patchers else LONG_BATCH, "Annotator")
     # Of one part there is nothing to show, and longer work that it belongs to has its own bar.
-    bar = ProgressBar(len(image)) if len(image) > rows else None
+    bar = ProgressBar(len(image)) if len(image) > parts.rows else None
     results: list[Any] = []
-    done = 0
-    while done < len(image):
-        model_management.throw_exception_if_processing_interrupted()
-        try:
-            found = run(image[done : done + rows].to(device))
-        except torch.cuda.OutOfMemoryError:
-            if rows == 1:
-                raise
-            rows = (rows + 1) // 2
-            log.info("Out of memory: going on with %d pictures at a time.", rows)
-            model_management.soft_empty_cache()
-            continue
-        keep = model_management.intermediate_device()
-        results.append(found.to(keep, image.dtype) if isinstance(found, Tensor) else found)
-        done += rows
+    for done, found in parts.of(len(image), part):
+        results.append(found)
         if bar is not None:
-            bar.update_absolute(min(done, len(image)))
+            bar.update_absolute(done)
     return results
 
 
@@ -80,6 +75,23 @@ def load(patchers: Sequence[ModelPatcher], image: Tensor) -> None:
             # With --novram the host leaves layers behind that it knows no casting for.
             if any(p.device != patcher.load_device for p in patcher.model.parameters()):
                 patcher.model.to(patcher.load_device)
+    keep_while_loaded(patchers)
+
+
+def keep_while_loaded(patchers: Sequence[ModelPatcher]) -> None:
+    """Have models live at least as long as the host has them loaded, or a clone of them.
+
+    The host itself holds weakly what it has loaded. So a run with another picture, before which the
+    graph drops its ANNOTATOR, need not read the network again; and unloading really frees it. It is
+    tied to the host's entry, since the host still uses a model while it unloads it.
+    """
+    for entry in model_management.current_loaded_models:
+        for patcher in patchers:
+            if entry.model is None or not patcher.is_clone(entry.model):
+                continue
+            tied = patcher in _ties and _ties[patcher].peek()
+            if not tied or tied[0] is not entry:
+                _ties[patcher] = finalize(entry, _let_go, patcher)
 
 
 def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -> ModelPatcher:
@@ -94,12 +106,16 @@ def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -
         weights.load(module, key, path)
         return module
 
-    return once(key, read)
+    return once((kind, key), read)
 
 
-def once(name: str, read: Callable[[torch.dtype, torch.device], nn.Module]) -> ModelPatcher:
-    """The model that `read` gave for this name when it was first asked for."""
-    if name not in _patchers:
+def once(key: Hashable, read: Callable[[torch.dtype, torch.device], nn.Module]) -> ModelPatcher:
+    """The model that `read` gives, or gave when it was last asked for under this key.
+
+    key: class of the network, and the weights' key or the name of their folder.
+    """
+    patcher = _patchers.get(key)
+    if patcher is None:
         load_device = model_management.get_torch_device()
         offload_device = model_management.unet_offload_device()
         half = load_device.type != "cpu" and model_management.should_use_fp16(load_device)
@@ -109,10 +125,9 @@ def once(name: str, read: Callable[[torch.dtype, torch.device], nn.Module]) -> M
         for part in module.modules():  # a forward on a CPU takes seconds: it can stop in its midst
             part.register_forward_pre_hook(_stop_if_interrupted)
         module.eval().requires_grad_(False)
-        _patchers[name] = ModelPatcher(
-            module, load_device=load_device, offload_device=offload_device
-        )
-    return _patchers[name]
+        patcher = ModelPatcher(module, load_device=load_device, offload_device=offload_device)
+        _patchers[key] = patcher
+    return patcher
 
 
 def find_weights(key: str, download: bool) -> Path:
@@ -154,6 +169,10 @@ def _show_progress() -> Callable[[int, int | None], None]:
     return show
 
 
+def _let_go(_patcher: ModelPatcher) -> None:
+    """What holds a model as its argument, until the host has forgotten it."""
+
+
 def _picture_bytes(image: Tensor, device: torch.device) -> int:
     """Memory that one picture of the batch takes inside a network, by rule of thumb."""
     itemsize = 4 if device.type == "cpu" else 2
@@ -164,5 +183,4 @@ def _at_once(image: Tensor, device: torch.device) -> int:
     """Pictures that a network takes together: those that fit, on a CPU one."""
     if device.type == "cpu":
         return 1
-    free = model_management.get_free_memory(device)
-    return max(1, int(free * 0.9) // _picture_bytes(image, device))
+    return min(LONG_BATCH, rows_that_fit(_picture_bytes(image, device), device))

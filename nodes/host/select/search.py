@@ -27,6 +27,7 @@ from ..control.apply import Conditioning, apply_control
 from ..control.control import as_ours
 from ..control.family import require_model
 from ..control.foreign import require_fit
+from ..memory import is_out_of_memory, out_of_memory
 
 NODE = "Consistency Search"
 # What a latent says about its own size, for `fix_empty_latent_channels` of hosts that know it.
@@ -123,15 +124,15 @@ def search(
     best: tuple[Tensor, Tensor] | None = None
     for number, trial in enumerate(trials):
         progress.begin(number)
-        with _Doing(trial, number, len(trials)) as doing:
+        with _ErrorContext(trial, number, len(trials)) as context:
             samples = _sample(
                 model, applied[trial.setting], latent, trial.seed, sampling, progress.step
             )
             progress.stop_if_interrupted()
-            doing.now = "decoding"
+            context.stage = "decoding"
             image = _decode(vae, samples)
             progress.stop_if_interrupted()
-            doing.now = "scoring"
+            context.stage = "scoring"
             score = finder.check(image, control.image, mask).score
         progress.begin(number + 1)
         thumbnails.append(thumbnail(image[0, ..., :3].movedim(-1, 0), side_for(len(trials))))
@@ -284,36 +285,28 @@ class _Progress:
         model_management.throw_exception_if_processing_interrupted()
 
 
-class _Doing:
-    """A trial, named in whatever goes wrong in it; an interrupt goes on as it is."""
+class _ErrorContext:
+    """Names trial and stage in whatever goes wrong inside; an interrupt goes on as it is."""
 
     def __init__(self, trial: Trial, number: int, total: int) -> None:
-        self._where = f"trial {number + 1} of {total} ({trial})"
-        self.now = "sampling"
+        self._trial = f"trial {number + 1} of {total} ({trial})"
+        self.stage = "sampling"
 
-    def __enter__(self) -> _Doing:
+    def __enter__(self) -> _ErrorContext:
         return self
 
     def __exit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
         interrupt = model_management.InterruptProcessingException
         if not isinstance(error, Exception) or isinstance(error, interrupt):
             return
-        where = f"{NODE}: {self.now} {self._where}"
-        if _out_of_memory(error):
-            raise model_management.OOM_EXCEPTION(
+        where = f"{NODE}: {self.stage} {self._trial}"
+        if is_out_of_memory(error):
+            raise out_of_memory(
                 f"{where} ran out of memory. Every trial takes as much as one KSampler run, so "
                 f"fewer trials don't help: make the picture smaller. ({error})"
             ) from error
         kind = ValueError if isinstance(error, ValueError) else RuntimeError
         raise kind(f"{where} failed: {error}") from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    is_oom = getattr(model_management, "is_oom", None)
-    if is_oom is not None:
-        return is_oom(error)
-    kind = model_management.OOM_EXCEPTION
-    return kind is not Exception and isinstance(error, kind)
 
 
 def samplers() -> Mapping[str, list[str]]:

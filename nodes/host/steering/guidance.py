@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import torch
-from comfy import model_management
 from torch import Tensor
 
 from ....cnpp_core.consistency.resize import same_aspect
@@ -21,6 +21,7 @@ from ....cnpp_core.consistency.steering.guidance import GuidanceSettings, correc
 from ....cnpp_core.consistency.steering.reward import Reward
 from ..annotate.annotator import NodeAnnotator
 from ..annotate.networks import VALUES_PER_PIXEL
+from ..memory import PartsThatFit, rows_that_fit
 from .sampling import Moment, steered
 from .x0 import X0Decoder, frozen, sound_in_half
 
@@ -110,7 +111,7 @@ class GuidedRun:
 
     def __init__(self, guidance: ConsistencyGuidance) -> None:
         self.guidance = guidance
-        self._fitting: int | None = None  # pictures at a time
+        self._parts: PartsThatFit | None = None
         self._warned = False
 
     def look(self, moment: Moment) -> Tensor:
@@ -125,32 +126,14 @@ class GuidedRun:
 
     def corrected(self, moment: Moment) -> Tensor:
         """x0 corrected, picture by picture, as many at a time as there is memory for."""
-        x0, parts, done = moment.x0, [], 0
-        rows = self._fitting or min(len(x0), self._rows_that_fit(x0))
-        while done < len(x0):
-            model_management.throw_exception_if_processing_interrupted()
-            stop = min(done + rows, len(x0))
-            part = self._part(moment, done, stop)
-            if part is not None:
-                parts.append(part)
-                done = stop
-                continue
-            model_management.soft_empty_cache()
-            if rows == 1:
-                raise model_management.OOM_EXCEPTION(self._too_large(x0))
-            rows = (rows + 1) // 2
-            log.info("%s: out of memory, going on with %d pictures at a time.", NODE, rows)
-        self._fitting = rows
-        return torch.cat(parts)
-
-    def _part(self, moment: Moment, start: int, stop: int) -> Tensor | None:
-        """Some pictures corrected; None if there was not the memory for it."""
-        try:
-            return self._step(moment, start, stop)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return None  # out here, so that the exception no longer holds the graph
+        x0 = moment.x0
+        if self._parts is None:
+            room = self.guidance.bytes_per_picture(x0.shape)
+            device = self.guidance.decoder.patcher.load_device
+            self._parts = PartsThatFit(rows_that_fit(room, device), NODE)
+        step = partial(self._step, moment)
+        too_large = partial(self._too_large, x0)
+        return torch.cat(list(self._parts.of(len(x0), step, too_large)))
 
     def _step(self, moment: Moment, start: int, stop: int) -> Tensor:
         guidance, model = self.guidance, moment.model
@@ -181,11 +164,6 @@ class GuidedRun:
             )
         return found.x0
 
-    def _rows_that_fit(self, x0: Tensor) -> int:
-        device = self.guidance.decoder.patcher.load_device
-        free = model_management.get_free_memory(device)
-        return max(1, int(free * 0.9) // self.guidance.bytes_per_picture(x0.shape))
-
     def _too_large(self, x0: Tensor) -> str:
         needed = self.guidance.bytes_per_picture(x0.shape) / 2**30
         height, width = self.guidance._picture_size(x0.shape)
@@ -196,15 +174,3 @@ class GuidedRun:
             "models/vae_approx, by Load VAE) as vae, which takes a tenth; a smaller picture; "
             "strength 0, or this node taken out. A larger `every` saves time, but no memory."
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, of the CPU, and in whatever words a version of the host knows it."""
-    known = getattr(model_management, "is_oom", None)
-    if known is not None and known(error):
-        return True
-    said = str(error).lower()
-    return isinstance(error, model_management.OOM_EXCEPTION) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in said or "can't allocate memory" in said)
-    )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import torch
-from comfy import model_management
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..control.speed import calls_for_eager
-from .guidance import KEY, NODE, ConsistencyGuidance, GuidedRun, is_out_of_memory
+from ..memory import out_of_memory, unless_out_of_memory
+from .guidance import KEY, NODE, ConsistencyGuidance, GuidedRun
 from .sampling import Moment, steered_through
 from .x0 import frozen, whole
 
@@ -51,28 +52,22 @@ class FullGuidedRun(GuidedRun):
 
     def look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor:
         """x_t to the x0 to go on with; `moment_of` asks the model for that of an x_t."""
-        corrected = self._look_through(x, moment_of)
+        corrected = unless_out_of_memory(partial(self._look_through, x, moment_of))
         if corrected is None:
-            model_management.soft_empty_cache()
-            raise model_management.OOM_EXCEPTION(
+            raise out_of_memory(
                 f"{NODE}: out of memory while the gradient went through the model, which keeps "
                 f"the features of every layer for {len(x)} picture(s). {SWITCH_OFF} Fewer or "
                 "smaller pictures at a time help as well."
             )
         return corrected
 
-    def _look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor | None:
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), frozen(*self._networks()):
-                point = x.detach().clone().requires_grad_()
-                moment = moment_of(point)
-                plain = replace(moment, x0=moment.x0.detach())
-                wish = self.corrected(plain) - plain.x0
-                return plain.x0 + _along(wish, moment.x0, point)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return None  # out here, so that the exception no longer holds the graph
+    def _look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad(), frozen(*self._networks()):
+            point = x.detach().clone().requires_grad_()
+            moment = moment_of(point)
+            plain = replace(moment, x0=moment.x0.detach())
+            wish = self.corrected(plain) - plain.x0
+            return plain.x0 + _along(wish, moment.x0, point)
 
     def _networks(self) -> list[torch.nn.Module]:
         """Everything that the model's call runs through."""

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
-from ..annotate.networks import allow_gradients
+from ..annotate.networks import allow_gradients, keep_while_loaded
 
 # What a decoder's graph holds, as a multiple of what the host plans for decoding without one:
 # counted at 256 to 1024 pixels, 2.6 to 2.7 for the VAE of SD and 0.25 for TAESD; rounded up for
@@ -88,7 +88,8 @@ class X0Decoder:
             # not put away one of them for the sake of another.
             model_management.load_models_gpu([patcher, *models], memory_required=needed)
             for one in own:
-                bring_stragglers(one)
+                ensure_loaded(one)
+            keep_while_loaded(patchers)
             return real_model, conds, models
 
         model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, key, prepare)
@@ -117,7 +118,7 @@ class X0Decoder:
             yield
 
     def _decode(self, x0: Tensor, model: Any) -> Tensor:
-        bring_stragglers(self.patcher)
+        ensure_loaded(self.patcher)
         latents = model.process_latent_out(x0).to(self.vae.device, self.vae.vae_dtype)
         decoded = self.module.decode(latents).float()
         return decoded * self._scale + self._offset
@@ -228,7 +229,7 @@ def is_dynamic(patcher: Any) -> bool:
     return getattr(patcher, "is_dynamic", lambda: False)()
 
 
-def bring_stragglers(patcher: Any) -> None:
+def ensure_loaded(patcher: Any) -> None:
     """Bring to the device what the host has not loaded, or left behind for want of memory."""
     if is_dynamic(patcher):
         if not any(patcher.is_clone(other) for other in model_management.loaded_models()):
