@@ -26,14 +26,13 @@ def refused(host):
     return check
 
 
-def annotator(host, name, *args, **kwargs):
-    module = host.pack("nodes.host.annotate.conditions")
-    return getattr(module, name)(host.pack("nodes.host.annotate.annotator").Size(), *args, **kwargs)
+def annotator(host, kind, method=""):
+    return host.pack("nodes.host.annotate.annotator").annotator_of(kind, method)
 
 
 def test_annotators_without_a_differentiable_map(host, refused):
     refused(r"Scribble \(XDoG\) has no differentiable map", kind="scribble")
-    drawing = annotator(host, "scribble", False, method="drawing")
+    drawing = annotator(host, "scribble", "drawing")
     refused(r"Scribble \(drawing\) has no", kind="scribble", annotator=drawing)
 
 
@@ -127,14 +126,10 @@ def test_a_pose_is_followed_by_the_heat_maps_of_its_joints(host):
     image = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     assert maps(network, image).amax() <= 2e-4
     assert network.maps(image)[1].amax() == 0
-    kinds = host.pack("nodes.host.annotate.networks")
     cpu = torch.device("cpu")
-    annotator = kinds.NodeAnnotator(
-        "pose",
-        network.annotate,
-        network,
-        (ModelPatcher(network, load_device=cpu, offload_device=cpu),),
-        guiding=partial(maps, network),
+    patcher = ModelPatcher(network, load_device=cpu, offload_device=cpu)
+    annotator = host.annotator(
+        "pose", network.annotate, (patcher,), soft=network, guiding=partial(maps, network)
     )
     drawing = torch.zeros(1, 48, 48, 3)
     drawing[:, 20:26, 20:26, 0] = 1.0  # a nose: a red disc
