@@ -6,25 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .canvas import Canvas, to_bytes
+
 GAP = 8
-LINE = 14
+LINE = 18
 LEAST_WIDTH = 152  # so that a caption with a seed of twenty digits can be read
 MOST_COLUMNS = 8
-PAPER, INK = (24, 24, 24), (235, 235, 235)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A small picture (3, H, W) uint8, and the lines under it."""
+    """A small picture (1 or 3, H, W) uint8, and the lines under it."""
 
     picture: Tensor
-    lines: Sequence[str]
+    lines: Sequence[str] = ()
 
 
 def thumbnail(picture: Tensor, side: int) -> Tensor:
@@ -35,7 +33,7 @@ def thumbnail(picture: Tensor, side: int) -> Tensor:
     small = picture[None].float()
     if scale < 1.0:
         small = F.interpolate(small, size, mode="bilinear", antialias=True)
-    return (small[0].clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return to_bytes(small[0])
 
 
 def side_for(count: int) -> int:
@@ -53,16 +51,13 @@ def contact_sheet(cells: Sequence[Cell]) -> Tensor:
     wide = max(LEAST_WIDTH, max(cell.picture.shape[-1] for cell in cells))
     pictures = max(cell.picture.shape[-2] for cell in cells)
     high = pictures + LINE * max(len(cell.lines) for cell in cells) + GAP // 2
-    size = (columns * (wide + GAP) + GAP, rows * (high + GAP) + GAP)
-    sheet = Image.new("RGB", size, PAPER)
-    font = ImageFont.load_default()
+    canvas = Canvas(columns * (wide + GAP) + GAP, rows * (high + GAP) + GAP)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         x, y = GAP + column * (wide + GAP), GAP + row * (high + GAP)
-        sheet.paste(Image.fromarray(cell.picture.movedim(0, -1).numpy()), (x, y))
-        caption = Image.new("RGB", (wide, high - pictures), PAPER)
-        draw = ImageDraw.Draw(caption)
-        for line, text in enumerate(cell.lines):
-            draw.text((0, GAP // 2 + line * LINE), text, fill=INK, font=font)
-        sheet.paste(caption, (x, y + pictures))
-    return torch.from_numpy(np.array(sheet)).movedim(-1, 0)[None].float() / 255
+        height, width = cell.picture.shape[-2:]
+        canvas.frame((x, y, x + width, y + height))
+        canvas.picture((x, y), cell.picture)
+        for line, words in enumerate(cell.lines):
+            canvas.text((x, y + pictures + GAP // 2 + line * LINE), words, width=wide)
+    return canvas.tensor()

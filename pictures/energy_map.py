@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..cnpp_core.control.energy import EnergyTable, number
+from .canvas import DARK, TITLE, Box, Canvas, Colour, Columns, Scale, length
 
 # The colour map "viridis" of matplotlib at eight places: lightness rises evenly with the number.
 COLOURS = (
@@ -17,7 +15,6 @@ COLOURS = (
     (31, 161, 135), (74, 194, 109), (159, 218, 58), (253, 231, 37),
 )  # fmt: skip
 NOTHING, NOT_FINITE = (48, 51, 57), (220, 50, 47)
-GROUND, WORDS, FAINT = (24, 26, 30), (232, 234, 237), (150, 155, 163)
 # Pixels.
 MARGIN, GAP = 20, 16
 ROW, COLUMN, WIDEST = 28, 48, 1008
@@ -33,6 +30,11 @@ class Layout:
     column: int  # width of a step's cell
     blocks: int
     steps: int
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the steps."""
+        return Columns(self.left, self.left + self.column * self.steps, self.steps)
 
     @property
     def means(self) -> int:
@@ -56,7 +58,7 @@ class Layout:
 
 def layout_of(table: EnergyTable) -> Layout:
     """The layout of this table's picture: cells as wide as the number of steps allows."""
-    names = max(_font(14).getlength(name) for name in table.blocks)
+    names = max(length(name) for name in table.blocks)
     column = max(1, min(COLUMN, WIDEST // table.steps))
     left, top = MARGIN + int(names) + 12, MARGIN + 74
     return Layout(left, top, column, len(table.blocks), table.steps)
@@ -76,21 +78,24 @@ def heat_map(table: EnergyTable, limit: float = 0.0) -> Tensor:
     layout = layout_of(table)
     title = f"Residual energy of the {side} rows"
     notes = [_about(table, side), "|residual| / |feature it is added to|"]
-    words = max(_font(18).getlength(title), *(_font(13).getlength(note) for note in notes))
+    words = max(length(title, TITLE), *(length(note) for note in notes))
     width = max(layout.bar + BAR + 64, int(words) + 2 * MARGIN)
-    image = Image.new("RGB", (width, layout.bottom + 54), GROUND)
-    draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN - 4), title, WORDS, _font(18), anchor="lt")
+    canvas = Canvas(width, layout.bottom + 54)
+    canvas.text((MARGIN, MARGIN - 4), title, size=TITLE, anchor="lt")
     for i, note in enumerate(notes):
-        draw.text((MARGIN, MARGIN + 22 + 18 * i), note, FAINT, _font(13), anchor="lt")
-    _draw_cells(draw, layout, values, limit)
-    _draw_means(draw, layout, table.means(side), limit)
-    _draw_axes(draw, layout, table)
-    _draw_scale(image, draw, layout, limit, largest > limit)
-    return torch.from_numpy(np.array(image)).movedim(-1, 0)[None].float() / 255
+        canvas.text((MARGIN, MARGIN + 22 + 18 * i), note, DARK.faint, anchor="lt")
+    for block, name in enumerate(table.blocks):
+        for step in range(layout.steps):
+            _draw_cell(canvas, layout.cell(block, step), float(values[block, step]), limit)
+        _, top, _, bottom = layout.cell(block, 0)
+        canvas.text((layout.left - 10, (top + bottom) / 2), name, anchor="rm")
+    canvas.step_axis(layout.columns, layout.bottom)
+    _draw_means(canvas, layout, table.means(side), limit)
+    _draw_scale(canvas, layout, limit, largest > limit)
+    return canvas.tensor()
 
 
-def colour(value: float, limit: float) -> tuple[int, int, int]:
+def colour(value: float, limit: float) -> Colour:
     """The colour of a number, ``limit`` and above it getting the last one."""
     if value == float("inf"):
         return NOT_FINITE
@@ -109,77 +114,42 @@ def _about(table: EnergyTable, side: str) -> str:
     return f"largest: {value} in {table.blocks[block]} at step {step + 1} of {table.steps}"
 
 
-def _draw_cells(draw: ImageDraw.ImageDraw, layout: Layout, values: Tensor, limit: float) -> None:
-    for block in range(layout.blocks):
-        for step in range(layout.steps):
-            value = float(values[block, step])
-            _draw_cell(draw, layout.cell(block, step), value, limit)
-
-
-def _draw_means(draw: ImageDraw.ImageDraw, layout: Layout, means: Tensor, limit: float) -> None:
+def _draw_means(canvas: Canvas, layout: Layout, means: Tensor, limit: float) -> None:
     for block, mean in enumerate(means.tolist()):
         _, top, _, bottom = layout.cell(block, 0)
-        box = (layout.means, top, layout.means + COLUMN, bottom)
-        _draw_cell(draw, box, mean, limit)
+        _draw_cell(canvas, (layout.means, top, layout.means + COLUMN, bottom), mean, limit)
     middle = layout.means + COLUMN // 2
-    draw.text((middle, layout.bottom + 8), "mean", FAINT, _font(13), anchor="mt")
+    canvas.text((middle, layout.bottom + 8), "mean", DARK.faint, anchor="mt")
 
 
-def _draw_cell(
-    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], value: float, limit: float
-) -> None:
+def _draw_cell(canvas: Canvas, box: Box, value: float, limit: float) -> None:
     """A coloured cell, with its number where there is room for it."""
     left, top, right, bottom = box
     wide = right - left >= 40
     middle = ((left + right) / 2, (top + bottom) / 2)
     if value != value:
         if wide:
-            draw.text(middle, "-", FAINT, _font(13), anchor="mm")
+            canvas.text(middle, "-", DARK.faint, anchor="mm")
         return
     fill = colour(value, limit) if value else NOTHING
     line = 1 if right - left >= 6 else 0
-    draw.rectangle((left, top, right - 1 - line, bottom - 2), fill)
+    canvas.rectangle((left, top, right - line, bottom - 1), fill)
     if wide:
         # Dark words on light colours (weights of the eye's sensitivity, ITU-R BT.601).
         light = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 130
-        words = GROUND if light else WORDS if value else FAINT
-        draw.text(middle, number(value), words, _font(13), anchor="mm")
+        words = DARK.ground if light else DARK.words if value else DARK.faint
+        canvas.text(middle, number(value), words, anchor="mm")
 
 
-def _draw_axes(draw: ImageDraw.ImageDraw, layout: Layout, table: EnergyTable) -> None:
-    for block, name in enumerate(table.blocks):
-        _, top, _, bottom = layout.cell(block, 0)
-        place = (layout.left - 10, (top + bottom) / 2)
-        draw.text(place, name, WORDS, _font(14), anchor="rm")
-    widest = _font(13).getlength(str(table.steps)) + 10
-    every = next(n for k in range(6) for n in (10**k, 2 * 10**k, 5 * 10**k)
-                 if n * layout.column >= widest)  # fmt: skip
-    first = (every - 1) * layout.column >= widest or every == 1
-    for step in range(table.steps):
-        if (step + 1) % every == 0 or (step == 0 and first):
-            left, _, right, _ = layout.cell(0, step)
-            place = ((left + right) / 2, layout.bottom + 8)
-            draw.text(place, str(step + 1), WORDS, _font(13), anchor="mt")
-    middle = layout.left + layout.column * layout.steps / 2
-    draw.text((middle, layout.bottom + 28), "step", FAINT, _font(13), anchor="mt")
-
-
-def _draw_scale(
-    image: Image.Image, draw: ImageDraw.ImageDraw, layout: Layout, limit: float, exceeded: bool
-) -> None:
+def _draw_scale(canvas: Canvas, layout: Layout, limit: float, exceeded: bool) -> None:
     """The colours from ``limit`` at the top down to 0, with numbers."""
-    height = layout.bottom - layout.top - 1
-    places = [limit * (1 - y / (height - 1)) for y in range(height)]
-    strip = np.array([colour(place, limit) for place in places], np.uint8)[:, None]
-    image.paste(Image.fromarray(strip).resize((BAR, height)), (layout.bar, layout.top))
-    ticks = 4 if height > 150 else 2 if height > 60 else 1
-    for i in range(ticks + 1):
-        y = layout.top + (height - 1) * (1 - i / ticks)
-        more = "+" if exceeded and i == ticks else ""
-        draw.line((layout.bar + BAR, y, layout.bar + BAR + 3, y), FAINT)
-        words = f"{limit * i / ticks:.3g}{more}"
-        draw.text((layout.bar + BAR + 8, y), words, WORDS, _font(13), anchor="lm")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    left, right, top, last = layout.bar, layout.bar + BAR, layout.top, layout.bottom - 2
+    scale = Scale(last, top, 0.0, limit)
+    for y in range(top, last + 1):
+        value = limit * (last - y) / (last - top)
+        canvas.rectangle((left, y, right, y + 1), colour(value, limit))
+    height = last - top
+    ticks = scale.ticks(4 if height > 150 else 2 if height > 60 else 1)
+    for value in ticks:
+        canvas.line([(right, scale.y(value)), (right + 3, scale.y(value))], DARK.faint)
+    canvas.value_axis(scale, right, ticks, "right", and_more=exceeded)

@@ -1,39 +1,53 @@
-"""A line under a picture that says what its colours mean."""
+"""What the colours of a picture mean: squares with words, in as many rows as the width needs."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..cnpp_core.consistency.agreement.measure import Legend
+from .canvas import LEAST, Canvas, Colour, swatch_length
 
-SQUARE = 8
-GAP = 4
-LINE = 14
+SHARE = 40  # the width of a picture in heights of its legend's text
+
+
+class LegendRows:
+    """A legend laid out for a width, in text of a size; both in pixels."""
+
+    def __init__(self, legend: Legend, width: float, size: int) -> None:
+        self.width, self.size = width, size
+        self._entries: list[tuple[float, int, str, Colour]] = []
+        x, row, gap = 0.0, 0, size * 1.2
+        for word, (red, green, blue) in legend:
+            wide = swatch_length(word, size)
+            if x > 0 and x + wide > width:
+                x, row = 0.0, row + 1
+            colour = (round(255 * red), round(255 * green), round(255 * blue))
+            self._entries.append((x, row, word, colour))
+            x += wide + gap
+        self.height = (row + 1) * self._row
+
+    def draw(self, canvas: Canvas, left: int, top: int) -> None:
+        """Draw all rows; words wider than the legend are cut."""
+        for x, row, word, colour in self._entries:
+            middle = top + row * self._row + self._row / 2
+            canvas.swatch((left + round(x), middle), colour, word, self.size, width=self.width)
+
+    @property
+    def _row(self) -> int:
+        return round(self.size * 1.4)
 
 
 def with_legend(pictures: Tensor, legend: Legend) -> Tensor:
-    """pictures (B, 3, H, W) in 0..1 -> (B, 3, H + rows * 14, W): coloured squares with words.
+    """pictures (B, 3, H, W) in 0..1 -> (B, 3, H + h, W): the legend in a strip below each.
 
-    As many rows as the width needs; a word wider than the picture is cut.
+    h: 14 for a row under a picture of up to 400 pixels; under wider ones text is larger.
     """
     width = pictures.shape[-1]
-    font = ImageFont.load_default()
-    place, places = [GAP, 0], []
-    for word, colour in legend:
-        length = SQUARE + GAP + int(font.getlength(word))
-        if place[0] > GAP and place[0] + length > width:
-            place = [GAP, place[1] + LINE]
-        places.append((*place, word, colour))
-        place[0] += length + 2 * GAP
-    strip = Image.new("RGB", (width, place[1] + LINE))
-    draw = ImageDraw.Draw(strip)
-    for x, y, word, colour in places:
-        top = y + (LINE - SQUARE) // 2
-        fill = tuple(round(255 * value) for value in colour)
-        draw.rectangle((x, top, x + SQUARE - 1, top + SQUARE - 1), fill=fill)
-        draw.text((x + SQUARE + GAP, y + 1), word, fill=(255, 255, 255), font=font)
-    pixels = torch.from_numpy(np.array(strip)).movedim(-1, 0).to(pictures) / 255
+    size = max(LEAST, width // SHARE)
+    margin = size // 2
+    rows = LegendRows(legend, width - margin, size)
+    strip = Canvas(width, rows.height)
+    rows.draw(strip, margin, 0)
+    pixels = strip.tensor().to(pictures)
     return torch.cat([pictures, pixels.expand(pictures.shape[0], -1, -1, -1)], dim=-2)

@@ -6,9 +6,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...cnpp_core.consistency.check import CheckResult
-from ...cnpp_core.consistency.steering.feedback import FeedbackSettings, unit_of
+from ...cnpp_core.consistency.steering.feedback import FeedbackSettings, summary, table, unit_of
 from ...cnpp_core.consistency.steering.window import SteeringWindow
-from ...pictures.feedback_plot import plot, summary, table
+from ...pictures.feedback_plot import plot
 from ..host.steering.feedback import NODE, FeedbackRecord
 from ..host.steering.feedback import ConsistencyFeedback as Loop
 from ..host.steering.x0 import X0Decoder
@@ -28,8 +28,9 @@ class ConsistencyFeedback(io.ComfyNode):
             "CNPP_ConsistencyFeedback",
             "Consistency Feedback",
             GROUP,
-            "Scores the picture while it is sampled, and makes its control stronger where it "
-            "follows the condition badly. No gradients: any annotator will do.",
+            "Moves the strength of a control, picture by picture, by the score of the picture so "
+            "far. Below the target it gets stronger, above it weaker. No gradients: any annotator "
+            "will do.",
             [
                 io.Model.Input("model", tooltip="On its way to the sampler."),
                 io.ControlNet.Input(
@@ -179,8 +180,8 @@ class ConsistencyFeedbackPlot(io.ComfyNode):
             "CNPP_ConsistencyFeedbackPlot",
             "Consistency Feedback Plot",
             GROUP,
-            "Shows what Consistency Feedback did: the score of each picture over the steps, and "
-            "the factor of the control's strength that followed from it.",
+            "Shows what Consistency Feedback did: score and factor of each picture over the steps. "
+            "The factor is what the strength of the control was multiplied by.",
             [
                 FeedbackType.Input("feedback", tooltip="From Consistency Feedback."),
                 io.Latent.Input(

@@ -1,4 +1,4 @@
-"""Feedback as arithmetic, and its plot as a picture that holds the right points."""
+"""Feedback as arithmetic, and its numbers as text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from controlnet_pp.cnpp_core.consistency.agreement.lines import EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.steering.feedback import (
     Feedback,
     FeedbackSettings,
+    factors_over_steps,
+    summary,
+    table,
     unit_of,
 )
 from controlnet_pp.cnpp_core.consistency.steering.window import SteeringWindow
-from controlnet_pp.pictures.feedback_plot import (
-    COLOURS,
-    TARGET,
-    factors_over_steps,
-    panels_of,
-    plot,
-    summary,
-    table,
-)
 
 EDGES = EdgeMeasure(1)
 
@@ -118,62 +112,6 @@ def test_a_factor_acts_from_the_step_after_its_score_until_the_next():
     for step, score in ((1, 0.5), (4, 0.25)):
         feedback.look(step, step / 6, (score,))
     assert factors_over_steps(feedback, 6) == [[1.0, 1.0, 1.5, 1.5, 1.5, 1.75]]
-
-
-def pixels(picture, x: float, y: float) -> tuple[int, ...]:
-    return tuple((picture[0, :, round(y), round(x)] * 255).round().int().tolist())
-
-
-def test_the_plot_has_a_dot_of_the_right_colour_at_every_score_and_factor():
-    feedback = looked((0.2, 0.6), (0.4, 0.9), (0.5, 0.7), gain=1.0, high=3.0)
-    picture = plot(feedback, EDGES, planned=4)
-    scores, factors = panels_of(feedback, 4)
-    acted = factors_over_steps(feedback, 4)
-    for image in range(2):
-        for look in feedback.steps:
-            place = scores.x(look.step + 1), scores.y(look.scores[image])
-            assert pixels(picture, *place) == COLOURS[image]
-        for step, factor in enumerate(acted[image][1:], start=2):
-            assert pixels(picture, factors.x(step), factors.y(factor)) == COLOURS[image]
-
-
-def test_higher_values_are_drawn_higher_and_later_steps_further_right():
-    scores, factors = panels_of(looked((0.5,), (0.6,)), 2)
-    for panel in (scores, factors):
-        assert panel.y(panel.low) == panel.bottom > panel.y(panel.high) == panel.top
-        assert panel.x(2) > panel.x(1)
-    assert scores.bottom < factors.top
-
-
-def test_the_target_is_a_dashed_line():
-    feedback = looked((0.2,), (0.3,), target=0.875)
-    picture = plot(feedback, EDGES)
-    scores, _ = panels_of(feedback)
-    y = round(scores.y(0.875))
-    row = (picture[0, :, y].T * 255).round().int().tolist()
-    assert 200 < sum(tuple(pixel) == TARGET for pixel in row) < 500
-
-
-def test_errors_get_an_axis_that_holds_them():
-    feedback = looked((35.0,), (28.0,), better=False, target=10.0, unit=100.0)
-    scores, _ = panels_of(feedback)
-    assert (scores.low, scores.high) == (0.0, 40.0)
-    assert plot(feedback, DepthMeasure()).isfinite().all()
-
-
-@pytest.mark.parametrize("pictures", [1, 8, 23])
-def test_batches_of_any_size_and_long_runs_have_room(pictures):
-    feedback = looked(*[(0.5,) * pictures] * 3)
-    short, long = plot(feedback, EDGES), plot(feedback, EDGES, planned=150)
-    assert short.shape == long.shape
-    assert short.min() >= 0
-    assert short.max() <= 1
-
-
-def test_a_score_that_is_not_finite_leaves_a_gap():
-    feedback = looked((0.5,), (math.nan,), (0.75,))
-    scores, _ = panels_of(feedback)
-    assert pixels(plot(feedback, EDGES), scores.x(1), scores.y(0.5)) == COLOURS[0]
 
 
 def test_the_table_holds_every_number_and_the_summary_the_ends():

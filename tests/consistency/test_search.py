@@ -1,11 +1,10 @@
-"""The grid of a search, its table, the ranking of a batch, and the sheet with all pictures."""
+"""The grid of a search, its table, and the ranking of a batch."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
 from controlnet_pp.cnpp_core.consistency.check import check_consistency
 from controlnet_pp.cnpp_core.consistency.search import (
     SEEDS,
@@ -17,13 +16,6 @@ from controlnet_pp.cnpp_core.consistency.search import (
     ranking_text,
 )
 from controlnet_pp.cnpp_core.control.scales import PRESETS
-from controlnet_pp.pictures.contact_sheet import (
-    LEAST_WIDTH,
-    Cell,
-    contact_sheet,
-    side_for,
-    thumbnail,
-)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +90,7 @@ def test_an_absurd_grid_is_refused_with_its_size():
 
 
 def standings(scores, kind=Condition.CANNY, trials=None):
-    table = Standings(measure_for(kind))
+    table = Standings(kind.measure())
     trials = trials or [Trial(seed, 1.0) for seed in range(len(scores))]
     news = [table.add(trial, score) for trial, score in zip(trials, scores, strict=True)]
     return table, news
@@ -153,7 +145,7 @@ def test_means_that_would_repeat_the_table_are_left_out():
 
 def checked(maps, wanted, kind=Condition.DEPTH):
     pictures = torch.zeros(len(maps), 3, *maps.shape[-2:])
-    return check_consistency(pictures, wanted, lambda _: maps, measure_for(kind))
+    return check_consistency(pictures, wanted, lambda _: maps, kind.measure())
 
 
 def test_the_ranking_lists_all_pictures_and_marks_the_chosen():
@@ -161,7 +153,7 @@ def test_the_ranking_lists_all_pictures_and_marks_the_chosen():
     noise = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = wanted + torch.tensor([0.3, 0.0, 0.2, 0.1]).view(-1, 1, 1, 1) * noise
     result = checked(maps.clamp(0, 1), wanted)
-    heading, *lines = ranking_text(result, 2, measure_for(Condition.DEPTH)).splitlines()
+    heading, *lines = ranking_text(result, 2, Condition.DEPTH.measure()).splitlines()
     assert "2 of 4 chosen, the best 0.00" in heading
     assert [line.split(":")[0] for line in lines[:4]] == [
         "#1 picture 2 (chosen)",
@@ -174,7 +166,7 @@ def test_the_ranking_lists_all_pictures_and_marks_the_chosen():
 
 def test_a_ranking_of_fewer_pictures_than_wanted_says_so():
     wanted = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
-    text = ranking_text(checked(wanted, wanted), 5, measure_for(Condition.DEPTH))
+    text = ranking_text(checked(wanted, wanted), 5, Condition.DEPTH.measure())
     assert "1 of 1 chosen" in text
     assert "(5 were asked for)" in text
 
@@ -186,47 +178,5 @@ def test_the_ranking_keeps_the_notes_of_the_check():
     found[..., 32, :] = 1.0
     result = checked(found, wanted, Condition.CANNY)
     assert "Note: the condition, 32x32, was brought to the picture's 64x64" in ranking_text(
-        result, 1, measure_for(Condition.CANNY)
+        result, 1, Condition.CANNY.measure()
     )
-
-
-def test_a_thumbnail_keeps_the_shape_and_is_never_enlarged():
-    picture = torch.rand(3, 400, 200)
-    assert thumbnail(picture, 100).shape == (3, 100, 50)
-    assert thumbnail(picture, 1000).shape == (3, 400, 200)
-    assert torch.equal(thumbnail(picture, 1000), (picture * 255).round().to(torch.uint8))
-    assert thumbnail(torch.full((3, 1, 5000), 0.5), 100).shape == (3, 1, 100)
-    assert thumbnail(torch.full((3, 300, 300), 0.5).half(), 100).unique().tolist() == [128]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 24, 200])
-def test_a_sheet_holds_every_picture_in_rows(count):
-    side = min(side_for(count), 16)
-    pictures = [torch.full((3, side, side), 50 + i % 200, dtype=torch.uint8) for i in range(count)]
-    sheet = contact_sheet([Cell(picture, ["#1", "seed"]) for picture in pictures])
-    assert sheet.shape[0] == 1
-    seen = (sheet[0, 0] * 255).round().int()
-    for grey in {50 + i % 200 for i in range(count)} - {235, 24}:
-        assert (seen == grey).sum() >= side * side * (50 + (count - 1) % 200 >= grey)
-    assert sheet.shape[-1] <= 8 * (LEAST_WIDTH + 8) + 8
-
-
-def test_captions_stand_under_their_own_picture_and_are_cut_at_its_edge():
-    blank, word = (
-        Cell(torch.zeros(3, 40, 200, dtype=torch.uint8), [""]),
-        "seed 18446744073709551615",
-    )
-    cells = [Cell(blank.picture, [word * 5]), blank]
-    ink = contact_sheet(cells)[0].mean(0) > 0.5
-    left, right = ink.split(ink.shape[-1] // 2, dim=-1)[:2]
-    assert left[48:].any()
-    assert not left[:48].any()
-    assert not right.any()
-
-
-def test_a_seed_of_twenty_digits_fits_under_the_smallest_picture():
-    small, wide = (
-        contact_sheet([Cell(torch.zeros(3, 8, side, dtype=torch.uint8), [f"seed {SEEDS - 1}"])])
-        for side in (8, 400)
-    )
-    assert (small > 0.5).sum() == (wide > 0.5).sum() > 0

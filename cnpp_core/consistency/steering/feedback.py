@@ -97,3 +97,45 @@ class Feedback:
             for score, factor in zip(scores, before, strict=True)
         )
         self.steps.append(FeedbackStep(step, percent, tuple(scores), self.factors))
+
+
+def factors_over_steps(feedback: Feedback, steps: int) -> list[list[float]]:
+    """For each picture the factor that each step was sampled with; 1 before the first look.
+
+    A factor acts from the step after its look. At least one look is needed.
+    """
+    now: Sequence[float] = [1.0] * len(feedback.steps[0].factors)
+    looks = {look.step: look.factors for look in feedback.steps}
+    columns = []
+    for step in range(steps):
+        columns.append(now)
+        now = looks.get(step, now)
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def table(feedback: Feedback, measure: Measure) -> str:
+    """A line for every look: scores of all pictures, and the factors that follow from them."""
+    header = f"{'step':>4} {'percent':>8}  {measure.name} -> factor from the next step on"
+    lines = [header]
+    for look in feedback.steps:
+        pairs = zip(look.scores, look.factors, strict=True)
+        cells = [f"{measure.text(score):>8} -> {factor:.3f}" for score, factor in pairs]
+        lines.append(f"{look.step + 1:>4} {look.percent:>8.1%}  {'   '.join(cells)}")
+    return "\n".join(lines)
+
+
+def summary(feedback: Feedback, measure: Measure) -> str:
+    """A heading, and for each picture its first and last score and the range of its factors."""
+    first, last = feedback.steps[0], feedback.steps[-1]
+    looks = len(feedback.steps)
+    lines = [
+        f"{measure.name}: looked {looks} time{'s' * (looks != 1)}, "
+        f"steps {first.step + 1} to {last.step + 1}"
+    ]
+    for picture, (before, after) in enumerate(zip(first.scores, last.scores, strict=True)):
+        factors = [look.factors[picture] for look in feedback.steps]
+        lines.append(
+            f"picture {picture + 1}: score {measure.text(before)} to {measure.text(after)}, "
+            f"factor {min(factors):.2f} to {max(factors):.2f}"
+        )
+    return "\n".join(lines)
