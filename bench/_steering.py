@@ -1,8 +1,7 @@
 """The ways to draw pictures for held-out conditions on the demo model, and how they are judged.
 
-The annotator that guidance, feedback and selection go by is the segmenter of the shapes world. What
-they are judged by does not know it: the mask that the colours of the finished picture give, and
-Canny edges.
+The annotator that guidance, feedback and selection go by is the segmenter of the shapes world. The
+judge does not know it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from ..annotators.canny import canny_cnpp, canny_strength
+from ..annotators.canny import canny_strength
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
 from ..cnpp_core.consistency.check import check_consistency
@@ -22,12 +21,12 @@ from ..cnpp_core.consistency.steering.feedback import Feedback, FeedbackSettings
 from ..cnpp_core.consistency.steering.guidance import GuidanceSettings
 from ..cnpp_core.consistency.steering.reward import Reward
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
+from ..demo.judge import Judge, Judgement
 from ..demo.model import load_demo, load_segmenter
 from ..demo.pipeline import SEGMENTS, FeedbackLoop, Guidance, generate
-from ..demo.run import TOLERANCE
 from ..demo.segmenter import Segmenter, colours_of
 from ..demo.text import tokenize
-from ..demo.world import COLOURS, HELD_OUT_SEED, foreground_mask, load_batch, mask_iou
+from ..demo.world import HELD_OUT_SEED, load_batch, mask_iou
 
 CHUNK = 16  # pictures per batch
 STEPS = 20
@@ -52,29 +51,24 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How well the pictures follow: f1, iou, mud, each (pictures,).
+    """What the pictures are worth, and how long they took."""
 
-    mud: how far a pixel is from the nearest colour that exists in the shapes world, in levels of
-    255. Pictures that were ruined for the sake of adherence are muddy.
-    """
-
-    f1: Tensor
-    iou: Tensor
-    mud: Tensor
-    seconds: float
+    judged: Judgement
+    seconds: float = 0.0
 
     def removed(self, before: Outcome, ceiling: Outcome) -> float:
         """Share of the error in IoU that was left ``before``, up to what the decoder can draw."""
-        gained = self.iou.mean() - before.iou.mean()
-        return float(gained / (ceiling.iou.mean() - before.iou.mean()))
+        start = before.judged.iou.mean()
+        return float((self.judged.iou.mean() - start) / (ceiling.judged.iou.mean() - start))
 
     def as_dict(self) -> dict[str, float]:
         """Means, and the standard error of the IoU."""
+        iou = self.judged.iou
         return {
-            "foreground_iou": float(self.iou.mean()),
-            "standard_error": float(self.iou.std() / math.sqrt(len(self.iou))),
-            "canny_f1": float(self.f1.mean()),
-            "mud": float(self.mud.mean()),
+            "foreground_iou": float(iou.mean()),
+            "standard_error": float(iou.std() / math.sqrt(len(iou))),
+            "canny_f1": float(self.judged.f1.mean()),
+            "colour_error": float(self.judged.colour_error.mean()),
         }
 
 
@@ -85,7 +79,8 @@ class Rig:
         self.demo = load_demo()
         self.segmenter = load_segmenter() if segmenter is None else segmenter
         self.batch = load_batch(HELD_OUT_SEED, range(count))
-        self.hints = canny_cnpp(self.batch.images)
+        self.judge = Judge(self.batch)
+        self.hints = self.judge.hints
         self.wanted = colours_of(self.batch.masks[:, 0])
 
     def outcome(self, way: Way) -> Outcome:
@@ -93,7 +88,7 @@ class Rig:
         began = perf_counter()
         parts = [self.best(way, start) for start in range(0, len(self.hints), CHUNK)]
         seconds = perf_counter() - began
-        return self.judged(torch.cat(parts), seconds)
+        return Outcome(self.judge.judge(torch.cat(parts)), seconds)
 
     def best(self, way: Way, start: int) -> Tensor:
         """The best candidate of each condition of the batch that begins at ``start``."""
@@ -109,7 +104,9 @@ class Rig:
         """One picture for each condition of a part."""
         guidance = loop = None
         if way.guidance is not None and way.by_edges:
-            edges = Reward.of(Condition.CANNY, canny_strength, EdgeMeasure(), self.hints[part])
+            edges = Reward.of(
+                canny_strength, Condition.CANNY.value.guidance, EdgeMeasure(), self.hints[part]
+            )
             guidance = Guidance(way.guidance, edges.losses)
         elif way.guidance is not None:
             guidance = Guidance.by(self.segmenter, self.wanted[part], way.guidance)
@@ -131,18 +128,9 @@ class Rig:
         annotate = self.segmenter.annotate
         return check_consistency(images, self.wanted[part], annotate, SEGMENTS).per_image
 
-    def judged(self, images: Tensor, seconds: float = 0.0) -> Outcome:
-        """What the pictures are worth, whoever drew them."""
-        check = check_consistency(images, self.hints, canny_cnpp, EdgeMeasure(TOLERANCE))
-        iou = mask_iou(foreground_mask(images, self.batch.captions), self.batch.masks)
-        return Outcome(torch.tensor(check.per_image), iou, mud(images), seconds)
-
-    @torch.no_grad()
     def ceiling(self) -> Outcome:
         """The pictures themselves through the autoencoder: more can't be reached."""
-        coder = self.demo.autoencoder
-        decoded = coder.decode(coder.encode(self.batch.images * 2 - 1))
-        return self.judged((decoded / 2 + 0.5).clamp(0, 1))
+        return Outcome(self.judge.ceiling(self.demo.autoencoder))
 
     @torch.no_grad()
     def reward_quality(self) -> dict[str, float]:
@@ -171,13 +159,3 @@ class Rig:
     def _found(self, images: Tensor) -> Tensor:
         mask = self.segmenter.logits(images).argmax(1, keepdim=True) == 1
         return mask_iou(mask, self.batch.masks)
-
-
-def mud(images: Tensor) -> Tensor:
-    """Mean distance of the pixels to the nearest colour of the world, (B,), in levels of 255."""
-    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
-    nearest = torch.full_like(images[:, 0], math.inf)
-    for colour in palette:
-        away = (images * 255 - colour.view(1, 3, 1, 1)).square().sum(1)
-        nearest = torch.minimum(nearest, away)
-    return nearest.sqrt().mean((1, 2))

@@ -16,16 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..annotators.canny import canny_cnpp
-from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
-from ..cnpp_core.consistency.check import check_consistency
 from ..cnpp_core.control.reuse import ReusePolicy
 from ..cnpp_core.control.rows import CONTROL_MODES
 from ..cnpp_core.control.shape import ControlShape, ControlSpeed
+from ..demo.judge import Judge, Judgement
 from ..demo.model import DemoModel, load_demo
 from ..demo.pipeline import generate
-from ..demo.run import TOLERANCE
-from ..demo.world import HELD_OUT_SEED, Batch, foreground_mask, load_batch, mask_iou
+from ..demo.world import HELD_OUT_SEED, load_batch
 from ._pairs import merge, save
 
 CHUNK = 16  # pictures per batch
@@ -69,22 +66,21 @@ REPORTED = {
 
 @dataclass(frozen=True, eq=False)
 class Adherence:
-    """How well pictures follow, and what it took.
+    """How well pictures (B, 3, S, S) in 0..1 follow, and what it took.
 
-    f1, iou (pictures,); computed: rows that the ControlNet computed, per row of the UNet; images
-    (pictures, 3, S, S) in 0..1.
+    computed: rows that the ControlNet computed, per row of the UNet.
     """
 
-    f1: Tensor
-    iou: Tensor
+    judged: Judgement
     computed: float
     images: Tensor
 
     def losses(self, neutral: Adherence) -> dict[str, float]:
         """Relative loss of each mean against ``neutral``; below 0 adherence has risen."""
+        mine, other = self.judged, neutral.judged
         return {
-            "f1": 1 - float(self.f1.mean() / neutral.f1.mean()),
-            "iou": 1 - float(self.iou.mean() / neutral.iou.mean()),
+            "f1": 1 - float(mine.f1.mean() / other.f1.mean()),
+            "iou": 1 - float(mine.iou.mean() / other.iou.mean()),
         }
 
     def loss(self, neutral: Adherence) -> float:
@@ -93,8 +89,8 @@ class Adherence:
 
     def error(self, neutral: Adherence) -> float:
         """Standard error of the relative loss in F1, from the pictures' differences."""
-        spread = (self.f1 - neutral.f1).std() / math.sqrt(len(self.f1))
-        return float(spread / neutral.f1.mean())
+        f1, other = self.judged.f1, neutral.judged.f1
+        return float((f1 - other).std() / math.sqrt(len(f1)) / other.mean())
 
     def change(self, neutral: Adherence) -> float:
         """How far the pictures are from ``neutral``'s: mean difference of their values, 0..1."""
@@ -103,8 +99,8 @@ class Adherence:
     def as_dict(self, neutral: Adherence) -> dict[str, Any]:
         """The means, the losses, the change and the share of rows, as plain numbers."""
         return {
-            "canny_f1": float(self.f1.mean()),
-            "foreground_iou": float(self.iou.mean()),
+            "canny_f1": float(self.judged.f1.mean()),
+            "foreground_iou": float(self.judged.iou.mean()),
             "loss": self.losses(neutral),
             "standard_error": self.error(neutral),
             "change": self.change(neutral),
@@ -112,10 +108,9 @@ class Adherence:
         }
 
 
-def measure(
-    demo: DemoModel, batch: Batch, hints: Tensor, setting: Setting, steps: int = STEPS
-) -> Adherence:
-    """Adherence of the pictures drawn for ``hints`` (B, 1, S, S), the conditions of ``batch``."""
+def measure(demo: DemoModel, judge: Judge, setting: Setting, steps: int = STEPS) -> Adherence:
+    """Adherence of a picture for each of the scenes that the judge knows."""
+    hints = judge.hints
     computed: list[int] = []
     handle = demo.controlnet.time_embed.register_forward_hook(
         lambda _module, inputs, _output: computed.append(len(inputs[0]))
@@ -125,7 +120,7 @@ def measure(
         part = slice(start, start + CHUNK)
         drawn = generate(
             demo,
-            list(batch.captions[part]),
+            list(judge.batch.captions[part]),
             seed=start,
             steps=steps,
             hints=hints[part].expand(-1, 3, -1, -1),
@@ -134,10 +129,8 @@ def measure(
         parts.append(drawn)
     handle.remove()
     images = torch.cat(parts)
-    check = check_consistency(images, hints, canny_cnpp, EdgeMeasure(TOLERANCE))
-    iou = mask_iou(foreground_mask(images, batch.captions), batch.masks)
     share = sum(computed) / (2 * len(hints) * steps)
-    return Adherence(torch.tensor(check.per_image), iou, share, images)
+    return Adherence(judge.judge(images), share, images)
 
 
 def measure_all(
@@ -147,12 +140,11 @@ def measure_all(
 ) -> dict[Setting, Adherence]:
     """Adherence over ``count`` held-out conditions; ``on_result`` also gets the seconds."""
     demo = load_demo()
-    batch = load_batch(HELD_OUT_SEED, range(count))
-    hints = canny_cnpp(batch.images)
+    judge = Judge(load_batch(HELD_OUT_SEED, range(count)))
     results = {}
     for setting in settings:
         began = perf_counter()
-        results[setting] = measure(demo, batch, hints, setting)
+        results[setting] = measure(demo, judge, setting)
         if on_result is not None:
             on_result(setting, results[setting], perf_counter() - began)
     return results
@@ -166,7 +158,7 @@ def reported(results: Mapping[Setting, Adherence]) -> dict[str, Any]:
         for name, setting in REPORTED.items()
     }
     name = "adherence_loss_fast_demo"
-    spread = {**table["fast"], "conditions": len(reference.f1)}
+    spread = {**table["fast"], "conditions": len(reference.images)}
     return {
         name: results[RECOMMENDED].loss(reference),
         "adherence": table,
@@ -205,8 +197,8 @@ def main(argv: Sequence[str] = ()) -> int:
     def show(setting: Setting, result: Adherence, seconds: float) -> None:
         first.append(result)
         print(
-            f"  {setting!s:<44}{result.computed:>9.1%}{result.f1.mean():>8.4f}"
-            f"{result.iou.mean():>8.4f}{result.loss(first[0]):>8.2%}"
+            f"  {setting!s:<44}{result.computed:>9.1%}{result.judged.f1.mean():>8.4f}"
+            f"{result.judged.iou.mean():>8.4f}{result.loss(first[0]):>8.2%}"
             f"{result.error(first[0]):>8.2%}{result.change(first[0]):>8.4f}{seconds:>7.1f}",
             flush=True,
         )

@@ -51,7 +51,7 @@ def table(rig: Rig) -> dict[str, Any]:
     ceiling = rig.ceiling()
     outcomes: dict[str, Outcome] = {}
     rows: dict[str, Any] = {"autoencoder alone": ceiling.as_dict()}
-    print(f"  {'':<18}{'IoU':>8}{'F1':>8}{'mud':>8}{'removed':>9}{'s':>8}")
+    print(f"  {'':<18}{'IoU':>8}{'F1':>8}{'colours':>9}{'removed':>9}{'s':>8}")
     for way in WAYS:
         outcome = outcomes[way.name] = rig.outcome(way)
         rows[way.name] = outcome.as_dict()
@@ -139,13 +139,13 @@ def reward(rig: Rig) -> dict[str, Any]:
     """How good the segmenter is, and what guidance by a badly trained one does."""
     results = {"shipped": rig.reward_quality()}
     before = rig.outcome(CONTROL)
-    results["shipped"]["foreground_iou"] = float(rig.outcome(GUIDED).iou.mean())
+    results["shipped"]["foreground_iou"] = float(rig.outcome(GUIDED).judged.iou.mean())
     with tempfile.TemporaryDirectory() as folder:
         train_poor_segmenter(Path(folder))
         poor = Rig(len(rig.hints), load_part("segmenter", Segmenter(), Path(folder)))
     results["poor"] = poor.reward_quality()
-    results["poor"]["foreground_iou"] = float(poor.outcome(GUIDED).iou.mean())
-    results["none"] = {"foreground_iou": float(before.iou.mean())}
+    results["poor"]["foreground_iou"] = float(poor.outcome(GUIDED).judged.iou.mean())
+    results["none"] = {"foreground_iou": float(before.judged.iou.mean())}
     for name, numbers in results.items():
         print(f"  {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
     return results
@@ -210,8 +210,9 @@ def _guided(**changes: Any) -> Way:
 
 def _show(name: str, outcome: Outcome, removed: float) -> None:
     share = "" if math.isnan(removed) else f"{removed:.0%}"
+    judged = outcome.judged
     print(
-        f"  {name:<18}{outcome.iou.mean():>8.4f}{outcome.f1.mean():>8.4f}{outcome.mud.mean():>8.2f}"
-        f"{share:>9}{outcome.seconds:>8.1f}",
+        f"  {name:<18}{judged.iou.mean():>8.4f}{judged.f1.mean():>8.4f}"
+        f"{judged.colour_error.mean():>9.2f}{share:>9}{outcome.seconds:>8.1f}",
         flush=True,
     )

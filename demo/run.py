@@ -13,22 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..annotators.canny import canny_cnpp
-from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
-from ..cnpp_core.consistency.check import CheckResult, check_consistency
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
-from ..pictures.sheet import Cell, Row, Sheet, encode_png
+from ..pictures.canvas import Canvas, to_bytes
+from ..pictures.comparison_sheet import ComparisonSheet, Row
+from ..pictures.contact_sheet import Cell
+from .judge import EDGES, TOLERANCE, Judge, Judgement
 from .model import WEIGHTS, DemoModel, load_demo, load_segmenter
 from .pipeline import Guidance, generate
-from .world import HELD_OUT_SEED, SIZE, Batch, foreground_mask, load_batch, mask_iou
+from .world import HELD_OUT_SEED, SIZE, Batch, load_batch
 
-TOLERANCE = 1  # pixels by which an edge may be off
 LEAST_GAIN = 2.0  # with control, edge F1 must be at least this many times that without
 CHUNK = 11  # pictures per batch
 SHOWN = (4, 1, 13)  # held-out pictures on the sheet, the first with its edges
@@ -60,8 +59,7 @@ class Outcome:
 
     setting: Setting
     images: Tensor
-    check: CheckResult
-    iou: Tensor
+    judged: Judgement
     seconds: float
 
 
@@ -81,26 +79,26 @@ def main(argv: Sequence[str] = ()) -> int:
     if own:
         picture = read_picture(options.image) if options.image else batch.images[:1]
         batch = _put_first(picture, options.prompt or batch.captions[0], batch)
-    hints = canny_cnpp(batch.images)
-    if own and not hints[0].any():
+    judge = Judge(batch)
+    if own and not judge.hints[0].any():
         raise ValueError(f"{options.image}: no edges found; take a picture with clear outlines.")
     demo = load_demo(options.weights)
     print(f"demo model loaded, {time.perf_counter() - began:.1f} s; sampling", flush=True)
 
     outcomes = []
     for setting in SETTINGS:
-        outcomes.append(sample(demo, setting, batch, hints, options, measured=options.count))
+        outcomes.append(sample(demo, setting, judge, options))
         print(
             f"  {setting.name:12} {len(batch.images)} pictures, {outcomes[-1].seconds:.1f} s",
             flush=True,
         )
     seconds = time.perf_counter() - began
     report = summarise(outcomes, options.count, options.steps, options.cfg, options.seed, seconds)
-    report["reconstruction"] = reconstruction(demo, batch, hints, options.count)
-    sheet = draw_sheet(batch, hints, outcomes, report, own)
+    report["reconstruction"] = _means(judge.ceiling(demo.autoencoder), options.count)
+    sheet = draw_sheet(judge, outcomes, report, own)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "demo.png").write_bytes(encode_png(sheet))
+    (options.out / "demo.png").write_bytes(sheet.png())
     (options.out / "demo.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\n{table(report)}\n\npicture: {options.out / 'demo.png'}")
     print(f"numbers: {options.out / 'demo.json'}")
@@ -110,19 +108,13 @@ def main(argv: Sequence[str] = ()) -> int:
     return 0
 
 
-def sample(
-    demo: DemoModel,
-    setting: Setting,
-    batch: Batch,
-    hints: Tensor,
-    options: argparse.Namespace,
-    measured: int,
-) -> Outcome:
-    """Sample every picture of the batch anew; only the last `measured` ones have a mask.
+def sample(demo: DemoModel, setting: Setting, judge: Judge, options: argparse.Namespace) -> Outcome:
+    """Draw a picture for every scene that the judge knows.
 
     Noise depends on the seed and the place in the batch, so all settings start from the same.
     """
     began = time.perf_counter()
+    batch = judge.batch
     segmenter = load_segmenter(options.weights) if setting.guided else None
     parts = []
     for start in range(0, len(batch.images), CHUNK):
@@ -138,28 +130,27 @@ def sample(
                 seed=options.seed + start,
                 steps=options.steps,
                 cfg=options.cfg,
-                hints=hints[part].expand(-1, 3, -1, -1) if controlled else None,
+                hints=judge.hints[part].expand(-1, 3, -1, -1) if controlled else None,
                 shape=setting.shape,
                 guidance=guidance,
             )
         )
     images = torch.cat(parts)
     seconds = time.perf_counter() - began
-    return Outcome(setting, images, *_judge(images, batch, hints, measured), seconds)
+    return Outcome(setting, images, judge.judge(images), seconds)
 
 
 def summarise(
     outcomes: Sequence[Outcome], count: int, steps: int, cfg: float, seed: int, seconds: float
 ) -> dict:
-    """Means over the held-out pictures, ready for JSON."""
+    """Means over the last ``count`` pictures, the held-out ones, ready for JSON."""
     rows = []
     for outcome in outcomes:
-        scores = outcome.check.per_image[-count:]
+        scores = outcome.judged.f1[-count:].tolist()
         rows.append(
             {
                 "setting": outcome.setting.name,
-                "canny_f1": sum(scores) / count,
-                "foreground_iou": outcome.iou.mean().item(),
+                **_means(outcome.judged, count),
                 "seconds": round(outcome.seconds, 2),
                 "canny_f1_per_picture": [round(score, 4) for score in scores],
             }
@@ -176,15 +167,6 @@ def summarise(
         "seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-def reconstruction(demo: DemoModel, batch: Batch, hints: Tensor, count: int) -> dict[str, float]:
-    """Scores of the pictures themselves after the autoencoder: what control can reach at most."""
-    with torch.no_grad():
-        decoded = demo.autoencoder.decode(demo.autoencoder.encode(batch.images * 2 - 1))
-    check, iou = _judge(((decoded + 1) / 2).clamp(0, 1), batch, hints, count)
-    scores = check.per_image[-count:]
-    return {"canny_f1": sum(scores) / count, "foreground_iou": iou.mean().item()}
 
 
 def table(report: dict) -> str:
@@ -212,10 +194,9 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def draw_sheet(
-    batch: Batch, hints: Tensor, outcomes: Sequence[Outcome], report: dict, own: bool
-) -> np.ndarray:
+def draw_sheet(judge: Judge, outcomes: Sequence[Outcome], report: dict, own: bool) -> Canvas:
     """Input, condition and every setting side by side, and the edges that came back."""
+    batch = judge.batch
     columns: list[Sequence[str]] = [("input",), ("condition", "its Canny edges")]
     columns += [
         (outcome.setting.name, outcome.setting.remark, f"mean F1 {row['canny_f1']:.2f}")
@@ -225,22 +206,18 @@ def draw_sheet(
     others = [i + own for i in SHOWN if i + own < len(batch.images) and i + own != first]
     rows = []
     for index in (first, *others):
-        cells: list[Cell | None] = [_cell(batch.images[index]), _cell(hints[index])]
+        cells: list[Cell | None] = [_cell(batch.images[index]), _cell(judge.hints[index])]
         cells += [
-            _cell(outcome.images[index], f"F1 {outcome.check.per_image[index]:.2f}")
+            _cell(outcome.images[index], f"F1 {outcome.judged.f1[index]:.2f}")
             for outcome in outcomes
         ]
         rows.append(Row(f'"{batch.captions[index]}"', cells))
         if index == first:
-            back = [_cell(outcome.check.difference[index]) for outcome in outcomes]
+            back = [_cell(outcome.judged.difference[index]) for outcome in outcomes]
             rows.append(
                 Row("edges of the samples above, against the condition", [None, None, *back])
             )
-    legend = [
-        (f"edge {word}", (round(255 * r), round(255 * g), round(255 * b)))
-        for word, (r, g, b) in outcomes[0].check.legend
-    ]
-    return Sheet(
+    return ComparisonSheet(
         "ControlNet++ demonstration: does the picture follow its condition?",
         [
             "The prompt names shapes and colours, never places: those can only come from the "
@@ -250,31 +227,33 @@ def draw_sheet(
         ],
         columns,
         rows,
-        legend,
+        tuple((f"edge {word}", colour) for word, colour in EDGES.legend),
     ).draw()
 
 
 def read_picture(path: Path) -> Tensor:
     """A picture file, cropped to a square in the centre: (1, 3, SIZE, SIZE) in 0..1."""
-    data = np.fromfile(path, np.uint8)  # cv2.imread fails on some paths under Windows
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if pixels is None:
-        raise ValueError(f"{path} is no picture that OpenCV can read; use a PNG or JPEG file.")
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[top : top + side, left : left + side, ::-1]
-    way = cv2.INTER_AREA if side > SIZE else cv2.INTER_LINEAR
-    square = cv2.resize(np.ascontiguousarray(square), (SIZE, SIZE), interpolation=way)
-    return torch.from_numpy(square).movedim(-1, 0)[None].float() / 255
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no picture that can be read: {error}") from error
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.convert("RGB").crop((left, top, left + side, top + side))
+    way = Image.Resampling.BOX if side > SIZE else Image.Resampling.BILINEAR
+    pixels = np.array(square.resize((SIZE, SIZE), way))
+    return torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
 
 
-def _judge(
-    images: Tensor, batch: Batch, hints: Tensor, measured: int
-) -> tuple[CheckResult, Tensor]:
-    check = check_consistency(images, hints, canny_cnpp, EdgeMeasure(TOLERANCE))
-    recovered = foreground_mask(images[-measured:], batch.captions[-measured:])
-    return check, mask_iou(recovered, batch.masks[-measured:])
+def _means(judged: Judgement, count: int) -> dict[str, float]:
+    """Means over the last ``count`` pictures."""
+    return {
+        "canny_f1": sum(judged.f1[-count:].tolist()) / count,
+        "foreground_iou": judged.iou[-count:].mean().item(),
+    }
 
 
 def _put_first(picture: Tensor, caption: str, batch: Batch) -> Batch:
@@ -286,9 +265,8 @@ def _put_first(picture: Tensor, caption: str, batch: Batch) -> Batch:
     )
 
 
-def _cell(image: Tensor, note: str = "") -> Cell:
-    pixels = (image.clamp(0, 1) * 255).round().byte().expand(3, -1, -1)
-    return Cell(np.ascontiguousarray(pixels.movedim(0, -1).numpy()), note)
+def _cell(image: Tensor, *notes: str) -> Cell:
+    return Cell(to_bytes(image), notes)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.bench import _pairs, adherence, control
 from controlnet_pp.bench._host import Counted, randomise, truncated
 from controlnet_pp.bench._pairs import Comparison, Spread, interleaved, merge
@@ -18,6 +17,7 @@ from controlnet_pp.bench.adherence import COND_ROWS, NEUTRAL, Adherence, Setting
 from controlnet_pp.cnpp_core.control.reuse import ReusePolicy
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
+from controlnet_pp.demo.judge import Judge, Judgement
 from controlnet_pp.demo.model import load_demo
 from controlnet_pp.demo.pipeline import generate
 from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch
@@ -41,8 +41,7 @@ def results(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def held_out():
     torch.set_num_threads(1)
-    batch = load_batch(HELD_OUT_SEED, range(2))
-    return load_demo(), batch, canny_cnpp(batch.images)
+    return load_demo(), Judge(load_batch(HELD_OUT_SEED, range(2)))
 
 
 def test_every_turn_begins_with_the_next_one():
@@ -97,8 +96,12 @@ def test_the_summary_names_what_is_beyond_its_target():
 
 def test_losses_are_relative_to_the_neutral_setting():
     images = torch.zeros(2, 3, 8, 8)
-    neutral = Adherence(torch.tensor([0.8, 0.6]), torch.tensor([0.5, 0.5]), 1.0, images)
-    fast = Adherence(torch.tensor([0.7, 0.6]), torch.tensor([0.6, 0.6]), 0.2, images + 0.25)
+
+    def judged(f1: list[float], iou: list[float]) -> Judgement:
+        return Judgement(torch.tensor(f1), torch.tensor(iou), torch.zeros(2), images)
+
+    neutral = Adherence(judged([0.8, 0.6], [0.5, 0.5]), 1.0, images)
+    fast = Adherence(judged([0.7, 0.6], [0.6, 0.6]), 0.2, images + 0.25)
     assert fast.losses(neutral) == pytest.approx({"f1": 0.05 / 0.7, "iou": -0.2}, rel=1e-5)
     assert fast.loss(neutral) == pytest.approx(0.05 / 0.7, rel=1e-5)
     # Differences -0.1 and 0: deviation 0.1 / sqrt(2), over the root of two pictures.
@@ -107,9 +110,10 @@ def test_losses_are_relative_to_the_neutral_setting():
 
 
 def test_the_neutral_setting_draws_what_the_demo_draws(held_out):
-    demo, batch, hints = held_out
-    found = adherence.measure(demo, batch, hints, NEUTRAL, steps=3)
-    drawn = generate(demo, list(batch.captions), seed=0, steps=3, hints=hints.expand(-1, 3, -1, -1))
+    demo, judge = held_out
+    found = adherence.measure(demo, judge, NEUTRAL, steps=3)
+    hints = judge.hints.expand(-1, 3, -1, -1)
+    drawn = generate(demo, list(judge.batch.captions), seed=0, steps=3, hints=hints)
     assert found.computed == 1.0
     assert (found.images - drawn).abs().max() == 0.0
 

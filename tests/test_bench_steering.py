@@ -3,19 +3,14 @@
 import pytest
 import torch
 from controlnet_pp.bench import consistency
-from controlnet_pp.bench._steering import Outcome, Rig, mud
-from controlnet_pp.demo.world import COLOURS
+from controlnet_pp.bench._steering import Outcome, Rig
+from controlnet_pp.demo.judge import Judgement
 
 
 def outcome(*ious):
     iou = torch.tensor(ious)
-    return Outcome(torch.zeros_like(iou), iou, torch.zeros_like(iou), 0.0)
-
-
-def test_mud_is_the_distance_to_the_nearest_colour_of_the_world():
-    red = torch.tensor(COLOURS["red"]).view(1, 3, 1, 1).expand(1, 3, 4, 4) / 255
-    off = red + torch.tensor([3.0, 0.0, 4.0]).view(1, 3, 1, 1) / 255
-    assert mud(torch.cat([red, off])).tolist() == pytest.approx([0, 5], abs=1e-3)
+    nothing = torch.zeros_like(iou)
+    return Outcome(Judgement(nothing + 0.5, iou, nothing + 2, nothing), 0.0)
 
 
 def test_error_removed_counts_up_to_what_the_decoder_can_draw():
@@ -25,12 +20,17 @@ def test_error_removed_counts_up_to_what_the_decoder_can_draw():
     assert outcome(0.5, 0.7).removed(before, ceiling) == pytest.approx(-0.5)
 
 
-def test_the_pictures_themselves_judge_as_perfect():
+def test_means_go_into_the_file_under_their_own_names():
+    assert outcome(0.6, 0.8).as_dict() == pytest.approx(
+        {"foreground_iou": 0.7, "standard_error": 0.1, "canny_f1": 0.5, "colour_error": 2}
+    )
+
+
+def test_the_pictures_themselves_are_chosen_and_judged_as_perfect():
     rig = Rig(4)
-    judged = rig.judged(rig.batch.images)
+    judged = rig.judge.judge(rig.batch.images)
     assert judged.iou.tolist() == [1] * 4
-    assert judged.f1.tolist() == [1] * 4
-    assert judged.mud.max() < rig.ceiling().mud.min()  # only their outlines are mixtures
+    assert rig.ceiling().judged.iou.mean() > 0.95
     assert min(rig.scores(rig.batch.images, slice(4))) > 0.9
 
 
