@@ -7,8 +7,6 @@ and skyscraper (48), so pictures do not always say which class was meant. Keep t
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -56,14 +54,6 @@ AMBIGUOUS: dict[int, tuple[int, ...]] = {
 }
 
 
-class Labels(NamedTuple):
-    """Class indices read off a picture."""
-
-    classes: Tensor  # (B, H, W), 0..149 or NO_CLASS; of classes of one colour the lowest
-    ambiguous: Tensor  # (B, H, W) bool: another class has this colour too
-    distance: Tensor  # (B, H, W): from the class's colour, largest channel, 0..1
-
-
 def to_colours(classes: Tensor) -> Tensor:
     """Class indices (B, H, W), NO_CLASS for none -> colours (B, 3, H, W) in 0..1, float32.
 
@@ -81,28 +71,6 @@ def to_colours(classes: Tensor) -> Tensor:
             f"{NO_CLASS} for none."
         )
     return palette(classes)[classes.long() + 1].movedim(-1, 1)
-
-
-def from_colours(image: Tensor, tolerance: float = 0.5 / 255) -> Labels:
-    """A segmentation picture (B, 3, H, W) in 0..1 -> the classes whose colours come nearest.
-
-    Pixels farther than `tolerance` from every colour, in any channel, get NO_CLASS, as black does.
-    Where `ambiguous` is true the picture can't tell, and only the lowest class is named.
-    """
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(
-            f"A segmentation picture has shape {tuple(image.shape)}; (B, 3, H, W) is needed."
-        )
-    colours = palette(image).to(image.dtype)
-    nearest = torch.zeros_like(image[:, 0], dtype=torch.long)
-    distance = torch.full_like(image[:, 0], torch.inf)
-    for row, colour in enumerate(colours):  # one by one: all at once would take 151 pictures
-        away = (image - colour[:, None, None]).abs().amax(1)
-        nearest = torch.where(away < distance, row, nearest)
-        distance = torch.minimum(away, distance)
-    classes = torch.where(distance <= tolerance, nearest - 1, NO_CLASS)
-    alike = torch.tensor(sorted(AMBIGUOUS), device=image.device)
-    return Labels(classes, torch.isin(classes, alike), distance)
 
 
 def palette(like: Tensor) -> Tensor:

@@ -12,15 +12,19 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .weights import load
+
 log = logging.getLogger(__name__)
 
 Annotator = Callable[[Tensor], Tensor]
+Network = TypeVar("Network", bound="LearnedAnnotator")
 
 
 class LearnedAnnotator(nn.Module, ABC):
@@ -33,7 +37,7 @@ class LearnedAnnotator(nn.Module, ABC):
     """
 
     title: ClassVar[str]  # as the node is called, for messages
-    weights: ClassVar[tuple[str, ...]]  # keys of weights.WEIGHTS that it can be loaded from
+    weights: ClassVar[tuple[str, ...]]  # keys of WEIGHTS that it can be loaded from
     multiple: ClassVar[int] = 1  # sides are edge-padded to this inside, and cropped again
 
     @property
@@ -43,6 +47,24 @@ class LearnedAnnotator(nn.Module, ABC):
     @abstractmethod
     def annotate(self, image: Tensor) -> Tensor:
         """The condition image, exactly as the published preprocessor gives it."""
+
+    @classmethod
+    def open(
+        cls: type[Network],
+        path: Path,
+        key: str,
+        *,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Network:
+        """The network with the weights of `weights.WEIGHTS[key]`, read from a file or folder.
+
+        operations: the namespace that its layers come from. Raises WrongWeights.
+        """
+        network = cls(operations=operations, dtype=dtype, device=device)
+        load(network, key, path)
+        return network
 
 
 def forwards(image: Tensor) -> tuple[Tensor, ...]:

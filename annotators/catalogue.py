@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-HUB = "https://huggingface.co"
+from .hub import HUB
 
 
 @dataclass(frozen=True)

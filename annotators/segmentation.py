@@ -22,7 +22,7 @@ from .annotator import LearnedAnnotator, check_image, check_values, forwards, pa
 
 log = logging.getLogger(__name__)
 
-KINDS = {  # model_type in config.json -> class in transformers
+MODEL_TYPES = {  # model_type in config.json -> class in transformers
     "oneformer": "OneFormerForUniversalSegmentation",
     "upernet": "UperNetForSemanticSegmentation",
 }
@@ -61,11 +61,11 @@ class Segmentation(LearnedAnnotator):
         super().__init__()
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         count = len(getattr(getattr(model, "config", None), "id2label", ()))
-        if kind not in KINDS or count != len(CLASSES):
+        if kind not in MODEL_TYPES or count != len(CLASSES):
             raise ValueError(
                 f"The segmentation model is {kind} with {count} classes; it needs to be one of "
-                f"{', '.join(KINDS)} with the {len(CLASSES)} classes of ADE20K. Choose another "
-                "folder."
+                f"{', '.join(MODEL_TYPES)} with the {len(CLASSES)} classes of ADE20K. Choose "
+                "another folder."
             )
         if kind == "oneformer" and task is None:
             raise ValueError(f"OneFormer needs the tokens of {TASK!r}; load it with from_folder.")
@@ -110,6 +110,19 @@ class Segmentation(LearnedAnnotator):
         return maps if self.task is None else maps.clamp(min=SMALLEST_SCORE).log()
 
     @classmethod
+    def open(
+        cls,
+        path: Path,
+        key: str,
+        *,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Segmentation:
+        """`from_folder`, on a device; the layers are those of transformers."""
+        return cls.from_folder(path, dtype=dtype).to(device)
+
+    @classmethod
     def from_folder(cls, folder: Path | str, *, dtype: torch.dtype | None = None) -> Segmentation:
         """A model from a folder with config.json and weights, and for OneFormer a CLIP vocabulary.
 
@@ -117,14 +130,14 @@ class Segmentation(LearnedAnnotator):
         """
         folder = Path(folder)
         kind = _read_json(folder, "config.json").get("model_type")
-        if kind not in KINDS:
+        if kind not in MODEL_TYPES:
             raise ValueError(
                 f"{folder / 'config.json'} is of a {kind or 'nameless'} model; "
-                f"{' or '.join(KINDS)} is needed. Choose another folder."
+                f"{' or '.join(MODEL_TYPES)} is needed. Choose another folder."
             )
         transformers = load_transformers()
         try:
-            model, report = getattr(transformers, KINDS[kind]).from_pretrained(
+            model, report = getattr(transformers, MODEL_TYPES[kind]).from_pretrained(
                 folder, local_files_only=True, output_loading_info=True
             )
         except (RuntimeError, OSError) as error:  # other shapes; no or broken weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..cnpp_core.checkpoint.read import UnreadableFile, read_tensors
 from .catalogue import WEIGHTS, WeightFile
 from .download import DownloadFailed, Progress, fetch
+from .hub import mirrored
 
 __all__ = [
     "WEIGHTS",
@@ -39,11 +40,11 @@ class WrongWeights(ValueError):  # noqa: N818
     """A weight file is damaged or another one; the message names it and the right one."""
 
 
-def find(key: str, folders: Sequence[Path | str]) -> Path:
+def find(key: str, folders: Sequence[Path | str], to_download: str = "") -> Path:
     """The first place that has the file (or its .safetensors twin), or the whole folder.
 
     folders: searched in order; in each also the sub-folders where other packs keep the file.
-    Raises MissingWeights.
+    to_download: what the user does to have it fetched, for the message of MissingWeights.
     """
     wanted = WEIGHTS[key]
     for folder in map(Path, folders):
@@ -53,9 +54,10 @@ def find(key: str, folders: Sequence[Path | str]) -> Path:
                     return path
     looked = ", ".join(str(folder) for folder in folders) or "no folder at all"
     put = f" and put it into {folders[0]}" if folders else ""
+    get = f"{to_download}, or get it" if to_download else "Get it"
     raise MissingWeights(
-        f"{wanted.name} is not there. Looked in: {looked}. Switch on `download` in the node, or "
-        f"get it from {wanted.url}{put}. Size {wanted.size_text}, licence {wanted.licence_text}."
+        f"{wanted.name} is not there. Looked in: {looked}. {get} from {wanted.url}{put}. Size "
+        f"{wanted.size_text}, licence {wanted.licence_text}."
     )
 
 
@@ -75,12 +77,12 @@ def download(key: str, folder: Path | str, progress: Progress | None = None) -> 
     wanted, folder = WEIGHTS[key], Path(folder)
     log.info("%s: licence %s", wanted.name, wanted.licence_text)
     if not wanted.files:
-        return fetch(wanted.url, folder / wanted.name, wanted.sha256, progress)
+        return fetch(mirrored(wanted.url), folder / wanted.name, wanted.sha256, progress)
     before = 0
     for file in wanted.files:
         target = folder / wanted.name / file.name
         if not target.exists():
-            fetch(file.url, target, file.sha256, _shifted(progress, before, wanted.size))
+            fetch(mirrored(file.url), target, file.sha256, _shifted(progress, before, wanted.size))
         before += file.size or 0
     return folder / wanted.name
 

@@ -45,7 +45,7 @@ class Guidance:
         cls, segmenter: Segmenter, condition: Tensor, settings: GuidanceSettings | None = None
     ) -> Guidance:
         """Towards a condition image (B or 1, 3, H, W) of the segmenter's."""
-        reward = Reward.of(Condition.SEG, segmenter.logits, SEGMENTS, condition)
+        reward = Reward.of(segmenter.logits, Condition.SEG.value.guidance, SEGMENTS, condition)
         return cls(settings or GuidanceSettings(), reward.losses)
 
 

@@ -16,7 +16,7 @@ published. What a protocol takes as `raw` is the annotator's map before any roun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -62,6 +62,11 @@ class PaperProtocol(Protocol):
         """False for errors."""
         ...
 
+    @property
+    def digits(self) -> int:
+        """Behind the point, as published."""
+        ...
+
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
         """The annotator's maps (B, C, H, W) as they were saved, uint8 or class indices."""
         ...
@@ -79,26 +84,18 @@ class PaperProtocol(Protocol):
         ...
 
 
-def paper_protocol(
-    condition: Condition, palette: Sequence[Colour] = (), classes: int = 0
-) -> PaperProtocol:
+def paper_protocol(condition: Condition, palette: Sequence[Colour] = ()) -> PaperProtocol:
     """The protocol for a kind of condition; ValueError for kinds that the paper has not evaluated.
 
-    palette: colours of the classes, for seg conditions given in colours.
+    palette: a colour for each class, for seg.
     """
-    if condition is Condition.CANNY:
-        return PaperEdges()
-    if condition in (Condition.SOFTEDGE, Condition.LINEART):
-        return PaperSoftMaps(wraps=condition is Condition.LINEART)
-    if condition is Condition.DEPTH:
-        return PaperDepth()
-    if condition is Condition.SEG:
-        return PaperLabels(palette, classes or len(palette))
-    known = ", ".join(kind.name.lower() for kind in PUBLISHED)
-    raise ValueError(
-        f"ControlNet++ was not evaluated on {condition.name.lower()}, only on {known}. Use the "
-        "protocol of the check instead."
-    )
+    if condition not in PROTOCOLS:
+        known = ", ".join(kind.key for kind in PROTOCOLS)
+        raise ValueError(
+            f"ControlNet++ was not evaluated on {condition.key}, only on {known}. Use the "
+            "protocol of the check instead."
+        )
+    return PROTOCOLS[condition](palette)
 
 
 def truncated(maps: Tensor) -> Tensor:
@@ -111,6 +108,7 @@ class PaperEdges:
     """Binary F1, times 100."""
 
     name = "canny F1 x 100"
+    digits = 2
     higher_is_better = True
 
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
@@ -142,6 +140,7 @@ class PaperSoftMaps:
 
     wraps: bool = False
     name = "MS-SSIM"
+    digits = 4
     higher_is_better = True
 
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
@@ -166,6 +165,7 @@ class PaperDepth:
     """RMSE on 0..255."""
 
     name = "depth RMSE (of 255)"
+    digits = 2
     higher_is_better = False
 
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
@@ -205,8 +205,8 @@ class PaperLabels:
     """
 
     palette: Sequence[Colour]
-    classes: int
     name = "mIoU x 100"
+    digits = 2
     higher_is_better = True
 
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
@@ -215,17 +215,18 @@ class PaperLabels:
     def label(self, condition: Tensor) -> Tensor:
         if condition.shape[1] == 1:
             numbers = _8_bit(condition)[:, 0].long()
-            if int(numbers.max()) > self.classes:
+            highest, last = int(numbers.max()), len(self.palette)
+            if highest > last:
                 raise ValueError(
-                    f"The condition holds class number {int(numbers.max())}; {self.classes} is the "
-                    "last, and 0 stands for none."
+                    f"The condition holds class number {highest}; {last} is the last, and 0 stands "
+                    "for none."
                 )
             return torch.where(numbers == 0, IGNORE, numbers - 1)
         return LabelMeasure(self.palette).read(condition)[0][:, 0]
 
     def sample(self, predictions: Tensor, label: Tensor) -> SampleScore:
-        counts = confusion(predictions, label, self.classes)
-        each = tuple((100 * mean_iou(predictions, label, self.classes)).tolist())
+        counts = confusion(predictions, label, len(self.palette))
+        each = tuple((100 * mean_iou(predictions, label, len(self.palette))).tolist())
         total = counts.sum(0)
         return SampleScore(100 * class_iou(total).nanmean().item(), each, total)
 
@@ -238,6 +239,15 @@ class PaperLabels:
         first = {colour: index for index, colour in reversed(list(enumerate(self.palette)))}
         table = torch.tensor([first[colour] for colour in self.palette], device=classes.device)
         return table[classes]
+
+
+PROTOCOLS: dict[Condition, Callable[[Sequence[Colour]], PaperProtocol]] = {
+    Condition.SEG: PaperLabels,
+    Condition.CANNY: lambda _: PaperEdges(),
+    Condition.SOFTEDGE: lambda _: PaperSoftMaps(),
+    Condition.LINEART: lambda _: PaperSoftMaps(wraps=True),
+    Condition.DEPTH: lambda _: PaperDepth(),
+}
 
 
 def _binary_f1(found: Tensor, wanted: Tensor) -> float:

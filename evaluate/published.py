@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..annotators.ade20k import CLASSES, to_colours
-from ..annotators.segmentation import KINDS, Segmentation
+from ..annotators.kinds import ADE20K, Ways
+from ..annotators.segmentation import MODEL_TYPES, Segmentation
 
 LEVELS = 255
 
@@ -35,7 +36,7 @@ def depth_model(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor
 def segmenter(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Pictures to classes of ADE20K (B, 1, H, W): Mask2Former, or what the node can load."""
     kind = _model_type(folder)
-    if kind in KINDS:
+    if kind in MODEL_TYPES:
         network = Segmentation.from_folder(folder).to(device).eval()
         return lambda image: network.segment(image.to(device)).classes[:, None]
     transformers = _transformers()
@@ -66,6 +67,23 @@ def stretched(depth: Tensor, image: Tensor) -> Tensor:
 def coloured(classes: Tensor) -> Tensor:
     """Classes (B, 1, H, W) as a condition image (B, 3, H, W)."""
     return to_colours(classes[:, 0])
+
+
+def _depth_ways(folder: Path, device: torch.device) -> Ways:
+    depth = depth_model(folder, device)
+    return Ways(lambda image: stretched(depth(image), image), raw=depth)
+
+
+def _segmentation_ways(folder: Path, device: torch.device) -> Ways:
+    classes = segmenter(folder, device)
+    return Ways(lambda image: coloured(classes(image)), raw=classes, classes=ADE20K)
+
+
+# Kind -> (folder, device) to its annotator.
+NETWORKS: Mapping[str, Callable[[Path, torch.device], Ways]] = {
+    "depth": _depth_ways,
+    "seg": _segmentation_ways,
+}
 
 
 def _inputs(processor: Any, image: Tensor, device: torch.device) -> dict[str, Tensor]:

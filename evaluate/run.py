@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..annotators import hub
+from ..annotators.kinds import KINDS
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Legend
-from .annotators import METHODS, Annotator, Source, annotator_for
+from .annotators import Source, annotator_for, method_name
 from .extras import clip_score, fid
 from .pairs import Pair, find_pairs, read_batch, read_condition
 from .paper import PUBLISHED
@@ -24,7 +25,6 @@ from .scoring import CheckScoring, PaperScoring, Scoring
 
 log = logging.getLogger(__name__)
 
-KINDS = {kind.name.lower(): kind for kind in Condition}
 PACK = Path(__file__).resolve().parent.parent
 EVERY = 10.0  # seconds between two lines of progress
 
@@ -32,16 +32,16 @@ EVERY = 10.0  # seconds between two lines of progress
 def main(argv: Sequence[str] = ()) -> int:
     """Returns 0 when every condition has its score, 1 if other processes left some out."""
     options = _parser().parse_args(argv)
-    kind = KINDS[options.kind]
+    kind = Condition.named(options.kind)
     shard = Shard.of_environment()
     pairs = find_pairs(options.pictures, options.conditions)[: options.limit or None]
     if options.protocol == "paper" and kind not in PUBLISHED:
         raise ValueError(
             f"The paper has no protocol for {options.kind}, only for "
-            f"{', '.join(k.name.lower() for k in PUBLISHED)}: leave out --protocol paper."
+            f"{', '.join(k.key for k in PUBLISHED)}: leave out --protocol paper."
         )
     paper = options.protocol == "paper" or (options.protocol == "auto" and kind in PUBLISHED)
-    method = options.method or METHODS.get(kind, ("",))[0]
+    method = method_name(kind, options.method)
     settings = {
         "kind": options.kind,
         "protocol": "paper" if paper else "check",
@@ -51,9 +51,11 @@ def main(argv: Sequence[str] = ()) -> int:
     }
     records = Records(options.out, settings)  # before any network is loaded
     annotator = annotator_for(kind, _source(options, shard), method)
-    scoring: Scoring = CheckScoring(kind, annotator.image, options.tolerance)
-    if paper and annotator.raw is not None:
-        scoring = PaperScoring(kind, annotator.raw)
+    ways = annotator.ways
+    check = CheckScoring(kind, ways.find, options.tolerance, ways.classes)
+    scoring: Scoring = check
+    if paper and ways.raw is not None:
+        scoring = PaperScoring(kind, ways.raw, ways.classes)
 
     device = _device(options, shard)
     _score(pairs, shard, records, scoring, kind, device)
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] = ()) -> int:
         remarks,
         _extras(pairs, options, device),
     )
-    _write(evaluation, annotator, options, device)
+    _write(evaluation, check, options, device)
     return 1 if missing else 0
 
 
@@ -106,7 +108,7 @@ def _score(
         for number, pair in enumerate(left, start=1):
             try:
                 pictures = read_batch(pair.pictures).to(device)
-                condition = read_condition(pair.condition, kind is Condition.SEG)
+                condition = read_condition(pair.condition, scoring.classes is not None)
                 score, lines = scoring.sample(pictures, condition)
             except ValueError as error:
                 raise ValueError(f"{pair.condition}: {error}") from error
@@ -129,13 +131,12 @@ def _extras(
 
 def _write(
     evaluation: Evaluation,
-    annotator: Annotator,
+    check: CheckScoring,
     options: argparse.Namespace,
     device: torch.device,
 ) -> None:
     out: Path = options.out
     write_csv(evaluation, out / "scores.csv")
-    check = CheckScoring(evaluation.kind, annotator.image, options.tolerance)
     legend: Legend = ()
     shown: list[tuple[Case, list[tuple[str, Tensor]]]] = []
     for case in evaluation.cases()[: options.show]:
@@ -153,7 +154,7 @@ def _pictures_of(
 ) -> tuple[list[tuple[str, Tensor]], Legend]:
     """What the page shows of a case, and the legend of the difference if there is one."""
     picture = read_batch([case.picture]).to(device)
-    condition = read_condition(case.pair.condition, check.kind is Condition.SEG)
+    condition = read_condition(case.pair.condition, check.classes is not None)
     shown = [("picture", picture[0]), ("condition", condition[0])]
     try:
         result = check.check(picture, condition)
@@ -168,10 +169,9 @@ def _pictures_of(
 
 
 def _source(options: argparse.Namespace, shard: Shard) -> Source:
-    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
     inside_comfyui = PACK.parent.name == "custom_nodes"
     base = PACK.parent.parent if inside_comfyui else Path()
-    folders = options.weights or [base / "models" / "annotators", cache]
+    folders = options.weights or [base / "models" / "annotators", *hub.cache_folders()]
     return Source(folders, options.download, _device(options, shard), options.model)
 
 
@@ -190,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
         "together by file name; several pictures of one condition lie in sub-folders. Run it again "
         "to go on after a break; run it under `accelerate launch` to share the work.",
     )
-    parser.add_argument("kind", choices=KINDS, help="what the conditions are")
+    parser.add_argument(
+        "kind", choices=[kind.key for kind in Condition], help="what the conditions are"
+    )
     parser.add_argument("pictures", type=Path, help="folder of pictures, or of folders of them")
     parser.add_argument("conditions", type=Path, help="folder of conditions")
     parser.add_argument(
@@ -204,8 +206,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--method",
         default="",
-        help="canny: cnpp, cv2; lineart: fine, coarse; "
-        "scribble: hed, xdog, drawing; the first is the default",
+        help="; ".join(
+            f"{key}: {', '.join(method.name for method in row)}"
+            for key, row in KINDS.items()
+            if len(row) > 1
+        )
+        + "; the first is the default",
     )
     parser.add_argument("--tolerance", type=int, default=0, help="pixels, for --protocol check")
     parser.add_argument(

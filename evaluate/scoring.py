@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..annotators.ade20k import CLASSES, PALETTE
+from ..annotators.kinds import Classes
 from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.agreement.kinds import measure_for
+from ..cnpp_core.consistency.agreement.measure import Measure
 from ..cnpp_core.consistency.check import CheckResult, check_consistency
 from ..cnpp_core.consistency.resize import resize_nearest, same_aspect
 from .paper import PaperLabels, PaperProtocol, SampleScore, paper_protocol
@@ -30,6 +30,11 @@ class Scoring(Protocol):
     @property
     def higher_is_better(self) -> bool:
         """False for errors."""
+        ...
+
+    @property
+    def classes(self) -> Classes | None:
+        """What colours stand for; such conditions may also come as class numbers."""
         ...
 
     def text(self, score: float) -> str:
@@ -52,6 +57,7 @@ class CheckScoring:
     kind: Condition
     annotate: Annotate
     tolerance: int = 0
+    classes: Classes | None = None
 
     @property
     def name(self) -> str:
@@ -77,19 +83,20 @@ class CheckScoring:
         return sum(scores) / len(scores)
 
     @property
-    def _measure(self):
-        return measure_for(self.kind, self.tolerance, PALETTE[1:], CLASSES)
+    def _measure(self) -> Measure:
+        return self.kind.measure(self.tolerance, self.classes or ())
 
 
 @dataclass(frozen=True)
 class PaperScoring:
-    """The published evaluation, see `cnpp_core.consistency.paper`.
+    """The published evaluation, see `paper`.
 
     raw: pictures (B, 3, H, W) to the annotator's maps as the protocol wants them.
     """
 
     kind: Condition
     raw: Annotate
+    classes: Classes | None = None
 
     @property
     def name(self) -> str:
@@ -100,11 +107,7 @@ class PaperScoring:
         return self._protocol.higher_is_better
 
     def text(self, score: float) -> str:
-        return (
-            f"{score:.4f}"
-            if self.kind in (Condition.SOFTEDGE, Condition.LINEART)
-            else f"{score:.2f}"
-        )
+        return f"{score:.{self._protocol.digits}f}"
 
     def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
         protocol = self._protocol
@@ -129,4 +132,4 @@ class PaperScoring:
 
     @property
     def _protocol(self) -> PaperProtocol:
-        return paper_protocol(self.kind, PALETTE[1:], len(CLASSES))
+        return paper_protocol(self.kind, self.classes.palette if self.classes else ())

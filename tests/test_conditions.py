@@ -1,4 +1,4 @@
-"""The tables that people look for, held against the list of conditions and of weight files."""
+"""A kind of condition is a row in the core and one in the annotators, and each is complete."""
 
 from __future__ import annotations
 
@@ -6,46 +6,67 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from controlnet_pp.annotators.kinds import ADE20K, KINDS, Row, Ways
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
+from controlnet_pp.cnpp_core.consistency.agreement.measure import Measure
+from controlnet_pp.evaluate.annotators import Source, annotator_for
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [
-    ROOT / "web" / "docs" / "CNPP_Annotate.md",
-    ROOT / "web" / "docs" / "CNPP_Annotate" / "zh.md",
-]
+every_kind = pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
 
 
-def rows(text: str) -> list[list[str]]:
-    """The cells of every table row."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in lines]
+def test_both_tables_have_the_same_kinds_in_one_order():
+    assert [kind.key for kind in Condition] == list(KINDS)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-@pytest.mark.parametrize("condition", Condition, ids=lambda condition: condition.name)
-def test_the_table_leads_from_a_condition_to_its_node_and_checkpoints(page: Path, condition):
-    found = [row for row in rows(page.read_text(encoding="utf-8")) if len(row) == 5]
-    (row,) = (row for row in found if row[0] == condition.name.lower())
-    kind = condition.value
-    if page.name != "zh.md":
-        assert kind.label in row[1] or row[1].startswith(kind.label)
-    assert kind.webui_preprocessor in [name.strip(" `") for name in row[2].split(",")]
-    assert row[3] == kind.controlnet
-    assert row[4] == (kind.controlnetpp or "-")
+@every_kind
+def test_a_kind_knows_what_agreement_and_its_losses_are(kind: Condition):
+    measure = kind.measure(classes=ADE20K)
+    assert isinstance(measure, Measure)
+    assert measure.metric
+    assert measure.legend
+    assert Condition.named(kind.key) is kind
+    assert callable(kind.value.reward)
+    assert callable(kind.value.guidance)
 
 
-@pytest.mark.parametrize("key", WEIGHTS)
-def test_the_readme_lists_every_weight_file_with_size_and_licence(key: str):
-    wanted = WEIGHTS[key]
-    (row,) = (row for row in rows(README) if len(row) == 4 and f"[{wanted.name}]" in row[1])
-    assert f"({wanted.url})" in row[1]
-    assert row[2] == wanted.size_text
-    if wanted.commercial:
-        assert row[3] == wanted.licence
-    else:
-        assert row[3].endswith("NON-COMMERCIAL USE ONLY")
+@every_kind
+def test_a_kind_has_a_method_that_reads_pictures_and_comes_first(kind: Condition):
+    row = KINDS[kind.key]
+    assert isinstance(row, Row)
+    assert row[0].reads == "picture"
+    assert row.method() is row[0]
+    for method in row:
+        assert row.method(method.name) is row.method(method.label) is method
+        assert all(network.key in WEIGHTS for network in method.networks)
+
+
+@every_kind
+def test_a_kind_can_be_evaluated(kind: Condition, monkeypatch):
+    monkeypatch.setattr(Source, "network", lambda _self, wanted: wanted.kind.__new__(wanted.kind))
+    found = annotator_for(kind, Source([]))
+    assert isinstance(found.ways, Ways)
+    assert found.ways.soft is not None or kind.key == "scribble"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Condition if KINDS[kind.key].without_weights])
+def test_what_needs_no_weights_finds_a_condition_that_its_measure_reads(kind: Condition):
+    picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(1))
+    picture = torch.nn.functional.interpolate(picture, scale_factor=16.0, mode="bilinear")
+    for method in KINDS[kind.key].without_weights:
+        found = method.ways().find(picture)
+        wanted, _ = kind.measure().read(found)
+        assert wanted.shape[0] == 2
+        assert kind.measure().compare(found, wanted, None).scores.shape == (2,)
+
+
+def test_an_unknown_kind_or_method_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'plaid' is no kind of condition; there are canny, "):
+        Condition.named("plaid")
+    with pytest.raises(ValueError, match=r"no method sobel .* one of cnpp, cv2"):
+        KINDS["canny"].method("sobel")
 
 
 @pytest.mark.parametrize("key", [key for key in WEIGHTS if not WEIGHTS[key].commercial])
@@ -57,3 +78,9 @@ def test_nodes_and_pages_warn_of_weights_that_forbid_commercial_use(key: str):
     assert "NON-COMMERCIAL USE ONLY" in nodes
     page = (ROOT / "web" / "docs" / "CNPP_OpenPose.md").read_text(encoding="utf-8")
     assert re.search(rf"\| \[{WEIGHTS[key].name}\].*non-commercial \|", page)
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_every_weight_file_belongs_to_a_kind(key: str):
+    used = {n.key for row in KINDS.values() for method in row for n in method.networks}
+    assert key in used

@@ -69,7 +69,7 @@ def written(english: Texts, pins: Pins, still_right: Sequence[str] = ()) -> dict
         PINS: as_json(pins),
         MEMORY: as_json(chinese.remembered(english, zh, memory, still_right)),
     }
-    parts = tables(english)
+    parts = tables(english, zh)
     headings = {
         README: "",
         **{DOCS / f"{key}.md": node["display_name"] for key, node in english.items()},

@@ -52,7 +52,7 @@ def check_consistency(
     one, if the aspect is the same to within a pixel.
     annotator: (B, 3, H, W) -> (B, 1 or 3, h, w) in 0..1, the one that made the condition. Where it
     works at a resolution of its own, the comparison is made at that.
-    measure: `EdgeMeasure()` (edge F1, exact pixels) unless given; `kinds.measure_for` has the rest.
+    measure: `EdgeMeasure()` (edge F1, exact pixels) unless given; `Condition.measure` has the rest.
     mask: (B or 1, 1, H', W'); only where it is above 0.5 is compared.
     """
     measure = measure or EdgeMeasure()

@@ -1,39 +1,61 @@
-"""The rewards of ControlNet++ as losses per picture (arXiv 2404.07987, section 3.3 and table 6)."""
+"""How far what an annotator finds is from what was wanted: losses, whoever makes them small.
+
+All have one signature, `Loss`, whether a network is trained by them or one picture is steered.
+`mse`, `relative_mse` and `cross_entropy` are the rewards of ControlNet++ as published (arXiv
+2404.07987, section 3.3 and table 6). Where these give no direction to a single picture there is
+another, which says why.
+"""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..condition import Condition
 from .metrics.batch import as_pair, at_least_float32, inside, masked_mean
 from .metrics.edges import dilate
 from .metrics.regions import IGNORE
 
-
-def reward_loss(
-    condition: Condition, prediction: Tensor, target: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """The published loss for a kind of condition, per picture, (B,); lower is better.
-
-    prediction: the soft map (B, C, H, W) of a differentiable annotator; for seg its logits. target:
-    the map that the condition holds, batch B or 1; for seg the classes (B or 1, H, W) with IGNORE.
-    Depth is compared after both are divided by their own maximum, as published.
-    """
-    if condition is Condition.SEG:
-        return cross_entropy(prediction, target, mask=mask)
-    if condition is Condition.DEPTH:
-        prediction, target = (
-            x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (prediction, target)
-        )
-    return mse(prediction, target, mask)
+STROKE_REACH = 0.015  # of the shorter side: half the width of a stroke of the scribble annotators
 
 
-def mse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+class Loss(Protocol):
+    """A loss per picture, (B,); lower is better. Differentiable in `found`."""
+
+    def __call__(self, found: Tensor, wanted: Tensor, mask: Tensor | None = None, /) -> Tensor:
+        """found (B, C, H, W), wanted of the same size, batch B or 1.
+
+        mask (B or 1, 1, H, W): only where it is above 0.5 counts.
+        """
+        ...
+
+
+def mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of (B, C, H, W) per picture, (B,); NaN where the mask is empty."""
-    prediction, target = as_pair(prediction, target, "a map")
-    return masked_mean((prediction - target) ** 2, inside(mask, prediction))
+    found, wanted = as_pair(found, wanted, "a map")
+    return masked_mean((found - wanted) ** 2, inside(mask, found))
+
+
+def relative_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mse` of depth maps, each divided by its own maximum."""
+    found, wanted = (x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (found, wanted))
+    return mse(found, wanted, mask)
+
+
+def cross_entropy(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Cross entropy of logits (B, K, H, W) with classes (B or 1, 1, H, W), per picture, (B,).
+
+    The mean is over pixels that are neither IGNORE nor masked; NaN where there are none.
+    """
+    found = at_least_float32(found)
+    classes = wanted.to(found.device).expand(len(found), -1, -1, -1).long()
+    loss = F.cross_entropy(found, classes[:, 0], ignore_index=IGNORE, reduction="none")
+    counted = classes != IGNORE
+    if mask is not None:
+        counted = counted & (mask.to(found.device) > 0.5)
+    return masked_mean(loss[:, None], counted)
 
 
 def line_loss(
@@ -42,7 +64,8 @@ def line_loss(
     """How much of the wanted lines is lost and how much was invented, per picture, (B,) in 0..2.
 
     The mean of (1 - found)^2 on the wanted pixels plus that of found^2 away from them, so that a
-    few pixels of line weigh as much as all the rest. Differentiable in `found`.
+    few pixels of line weigh as much as all the rest: the mean square over all pixels calls black
+    the best answer, and off its ridges the thinned map of canny has no gradient at all.
 
     found: (B, 1, H, W), how surely a line is there, 0..1; it may be some pixels wide. wanted: the
     lines (B or 1, 1, H, W) bool. reach: a wanted pixel is kept by the surest pixel so near to it.
@@ -56,25 +79,30 @@ def line_loss(
     return lost + _mean_or_zero(found**2, ~dilate(lines, gap), counted)
 
 
+def stroke_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`line_loss` where the wanted lines are thick strokes, and what is found is their middle."""
+    reach = max(1, round(STROKE_REACH * min(found.shape[-2:])))
+    return line_loss(found, wanted, mask, reach=reach, gap=0)
+
+
+def normal_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of vectors, only where one is wanted.
+
+    found: normals as colours (B, 3, H, W) in 0..1; wanted: unit vectors, 0 where there is none.
+    """
+    there = (wanted != 0).any(1, keepdim=True).expand(len(found), -1, -1, -1)
+    counted = there if mask is None else there & (mask > 0.5)
+    return mse(found * 2 - 1, wanted, counted.to(found.dtype))
+
+
+def joint_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mse` of heat maps (B, J, H, W); if one was found for all joints, of the highest wanted."""
+    return mse(found, wanted.amax(1, keepdim=True) if found.shape[1] == 1 else wanted, mask)
+
+
 def _mean_or_zero(values: Tensor, where: Tensor, counted: Tensor | None) -> Tensor:
     """Mean of (B, 1, H, W) there, per picture; 0 where there is nothing."""
     there = where if counted is None else where & counted
     # Not by masked_mean: its NaN for an empty picture would reach the other term.
     total = there.flatten(1).sum(1).clamp(min=1)
     return torch.where(there, values, 0).flatten(1).sum(1) / total
-
-
-def cross_entropy(
-    logits: Tensor, target: Tensor, ignore_index: int = IGNORE, mask: Tensor | None = None
-) -> Tensor:
-    """Cross entropy of (B, K, H, W) logits with classes (B or 1, H, W), per picture, (B,).
-
-    The mean is over the pixels that are neither ignored nor masked; NaN where there are none.
-    """
-    logits = at_least_float32(logits)
-    target = target.to(logits.device).expand(len(logits), -1, -1).long()
-    loss = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
-    counted = (target != ignore_index)[:, None]
-    if mask is not None:
-        counted = counted & (mask.to(logits.device) > 0.5)
-    return masked_mean(loss[:, None], counted)

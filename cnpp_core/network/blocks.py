@@ -10,18 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+class Place(NamedTuple):
+    """Where in a network attention happens.
+
+    layer: name of the transformer block in the checkpoint, "input_blocks.1.1.transformer_blocks.0".
+    cross: over the prompt; otherwise over the features themselves.
+    """
+
+    layer: str = ""
+    cross: bool = False
 
 
-def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of q (B, N, C) over k and v (B, M, C); gives (B, N, C)."""
+# Multi-head attention of q (B, N, C) over k and v (B, M, C), with the number of heads, at a place.
+Attention = Callable[[Tensor, Tensor, Tensor, int, Place], Tensor]
+
+
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int, place: Place) -> Tensor:
+    """PyTorch's own, the same at every place; gives (B, N, C)."""
     q, k, v = (rearrange(t, "b n (h c) -> b h n c", h=heads) for t in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b n (h c)")
 
@@ -212,14 +225,23 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.attention = build.attention
+        self.place = Place()
         self.to_q = build.linear(channels, channels, bias=False)
         self.to_k = build.linear(context_dim, channels, bias=False)
         self.to_v = build.linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(build.linear(channels, channels), nn.Dropout(0.0))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        out = self.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
-        return self.to_out(out)
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out(self.attention(q, k, v, self.heads, self.place))
+
+
+def tell_places(network: nn.Module) -> None:
+    """Tell every attention in a finished network where it is."""
+    for name, module in network.named_modules():
+        if isinstance(module, CrossAttention):
+            layer, _, attention = name.rpartition(".")
+            module.place = Place(layer, cross=attention == "attn2")
 
 
 class FeedForward(nn.Module):

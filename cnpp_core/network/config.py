@@ -87,10 +87,6 @@ class NetworkConfig:
         return tuple(channels for channels, _ in self.block_layout)
 
     @property
-    def block_downscale(self) -> tuple[int, ...]:
-        return tuple(downscale for _, downscale in self.block_layout)
-
-    @property
     def blocks(self) -> int:
         """How many residuals a ControlNet of this shape gives: 13 for SD1.5, 10 for SDXL."""
         return len(self.block_layout)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import Attention, Block, Build, scaled_dot_product
+from .blocks import Attention, Block, Build, scaled_dot_product, tell_places
 from .config import NetworkConfig
 from .encoder import Encoder
 from .unet import UNet
@@ -45,6 +45,7 @@ class ControlNet(Encoder):
             self.control_add_embedding = TypeEmbedding(
                 config.union_types, config.time_embed_dim, build
             )
+        tell_places(self)
 
     @classmethod
     def from_unet(cls, unet: UNet, hint_channels: int = 3) -> ControlNet:

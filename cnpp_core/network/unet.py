@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocks import Attention, Build, Upsample, scaled_dot_product
+from .blocks import Attention, Build, Upsample, scaled_dot_product, tell_places
 from .config import NetworkConfig
 from .encoder import Encoder, res_and_transformer
 
@@ -44,6 +44,7 @@ class UNet(Encoder):
         self.out = nn.Sequential(
             build.group_norm(channels), nn.SiLU(), build.conv(channels, config.out_channels, 3)
         )
+        tell_places(self)
 
     def forward(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.annotate import conditions
-from ..host.annotate.annotator import NodeAnnotator, Size
+from ...annotators.kinds import KINDS
+from ..host.annotate.annotator import NodeAnnotator, Size, annotator_of
 from ..schema import schema
 from .inputs import (
     GROUP,
@@ -17,6 +17,13 @@ from .inputs import (
     resolution_input,
     target_inputs,
 )
+
+# What the node offers -> kind and method: each kind as it is usually found, then the other ways.
+CHOICES = {kind: (kind, "") for kind in KINDS} | {
+    f"{kind} ({method.label})": (kind, method.name)
+    for kind, row in KINDS.items()
+    for method in row[1:]
+}
 
 
 class Annotate(io.ComfyNode):
@@ -35,7 +42,7 @@ class Annotate(io.ComfyNode):
                 image_input(),
                 io.Combo.Input(
                     "condition",
-                    options=list(conditions.BY_CONDITION),
+                    options=list(CHOICES),
                     default="canny",
                     tooltip="What to find: canny (as ControlNet++ has it), softedge (HED), "
                     "lineart (fine), mlsd, scribble (HED), pose (body), depth, normal, seg.",
@@ -71,7 +78,8 @@ class Annotate(io.ComfyNode):
         if other_annotator is not None:
             return output(other_annotator, image)
         size = Size(resolution, target_width, target_height)
-        return output(conditions.BY_CONDITION[condition](size, download), image)
+        kind, method = CHOICES[condition]
+        return output(annotator_of(kind, method, size, download=download), image)
 
 
 NODES = [Annotate]

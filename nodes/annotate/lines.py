@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.annotate import conditions
-from ..host.annotate.annotator import Size
+from ...annotators.kinds import KINDS
+from ..host.annotate.annotator import Size, annotator_of
 from ..schema import schema
 from .inputs import (
     GROUP,
@@ -33,7 +33,7 @@ class Canny(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture whose edges you want."),
                 io.Combo.Input(
                     "mode",
-                    options=list(conditions.CANNY_MODES),
+                    options=KINDS["canny"].labels,
                     default="ControlNet++",
                     tooltip="ControlNet++: blurred first, for ControlNet++ files and the demo "
                     "model. cv2: OpenCV without blur, for ControlNet 1.0 and 1.1.",
@@ -84,7 +84,7 @@ class Canny(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.canny(size, mode, low, high), image)
+        return output(annotator_of("canny", mode, size, low=low, high=high), image)
 
 
 class SoftEdge(io.ComfyNode):
@@ -128,7 +128,7 @@ class SoftEdge(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.soft_edge(size, download, safe), image)
+        return output(annotator_of("softedge", size=size, download=download, safe=safe), image)
 
 
 class LineArt(io.ComfyNode):
@@ -146,7 +146,7 @@ class LineArt(io.ComfyNode):
                 image_input(),
                 io.Combo.Input(
                     "style",
-                    options=list(conditions.LINE_STYLES),
+                    options=KINDS["lineart"].labels,
                     default="fine",
                     tooltip="fine: every line, what the ControlNets were trained with. coarse: "
                     "fewer and rougher lines, which leave the model more freedom.",
@@ -173,7 +173,7 @@ class LineArt(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.line_art(size, download, style), image)
+        return output(annotator_of("lineart", style, size, download=download), image)
 
 
 class MLSDLines(io.ComfyNode):
@@ -230,7 +230,10 @@ class MLSDLines(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.mlsd(size, download, score, distance), image)
+        annotator = annotator_of(
+            "mlsd", size=size, download=download, score=score, distance=distance
+        )
+        return output(annotator, image)
 
 
 class Scribble(io.ComfyNode):
@@ -248,7 +251,7 @@ class Scribble(io.ComfyNode):
                 image_input(),
                 io.Combo.Input(
                     "method",
-                    options=list(conditions.SCRIBBLE_METHODS),
+                    options=KINDS["scribble"].labels,
                     default="HED",
                     tooltip="HED: strokes along the outlines of a picture. XDoG: many fine "
                     "strokes, without a network. drawing: the image is a dark drawing on white.",
@@ -283,7 +286,8 @@ class Scribble(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.scribble(size, download, method, threshold), image)
+        settings = {"threshold": threshold} if method == "XDoG" else {}
+        return output(annotator_of("scribble", method, size, download=download, **settings), image)
 
 
 NODES = [Canny, SoftEdge, LineArt, MLSDLines, Scribble]

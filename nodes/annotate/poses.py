@@ -5,8 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...annotators.openpose import draw_poses, from_json, to_json
-from ..host.annotate import conditions
-from ..host.annotate.annotator import Size
+from ..host.annotate.annotator import Size, annotator_of
 from ..schema import schema
 from .inputs import (
     GROUP,
@@ -19,6 +18,8 @@ from .inputs import (
     target_inputs,
     to_image,
 )
+
+STICKS = {"standard": False, "by size": True}  # to `scale_sticks`
 
 
 class OpenPose(io.ComfyNode):
@@ -44,7 +45,7 @@ class OpenPose(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sticks",
-                    options=list(conditions.STICKS),
+                    options=list(STICKS),
                     default="standard",
                     tooltip="standard: as the ControlNets for SD1.5 were trained. by size: thicker "
                     "in large pictures, for the SDXL models of xinsir.",
@@ -80,12 +81,15 @@ class OpenPose(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        tools = conditions.pose(size, download, body, hands, sticks)
-        poses = tools.poses(image.movedim(-1, 1))
+        # Hands are looked for at the wrists, so the body's network always runs.
+        method = "hands" if hands else "body"
+        settings = {"body": body, "scale_sticks": STICKS[sticks]}
+        annotator = annotator_of("pose", method, size, download=download, **settings)
+        found = annotator.run(annotator.ways.detect, image.movedim(-1, 1))
+        poses = [pose for part in found for pose in part]
         keypoints = to_json(poses)
-        return io.NodeOutput(
-            to_image(tools.draw(poses)), tools.annotator, keypoints, as_text(keypoints)
-        )
+        drawn = to_image(annotator.ways.draw(poses))
+        return io.NodeOutput(drawn, annotator, keypoints, as_text(keypoints))
 
 
 class OpenPoseDraw(io.ComfyNode):
@@ -112,7 +116,7 @@ class OpenPoseDraw(io.ComfyNode):
                 io.Boolean.Input("face", default=True, tooltip="Draw faces where there are any."),
                 io.Combo.Input(
                     "sticks",
-                    options=list(conditions.STICKS),
+                    options=list(STICKS),
                     default="standard",
                     tooltip="standard: as the ControlNets for SD1.5 were trained. by size: thicker "
                     "in large pictures, for the SDXL models of xinsir.",
@@ -169,7 +173,7 @@ class OpenPoseDraw(io.ComfyNode):
             body=body,
             hands=hands,
             face=face,
-            scale_sticks=conditions.STICKS[sticks],
+            scale_sticks=STICKS[sticks],
             size=(height or own.height, width or own.width) if width or height else None,
         )
         written = to_json(poses)

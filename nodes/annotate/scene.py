@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
-from ..host.annotate import conditions
-from ..host.annotate.annotator import Size
+from ...annotators.kinds import DEPTH_MAP_STRENGTH, KINDS
+from ..host.annotate import folders
+from ..host.annotate.annotator import Size, annotator_of
 from ..schema import schema
 from .inputs import (
     GROUP,
@@ -50,7 +52,7 @@ class Depth(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.depth(size, download), image)
+        return output(annotator_of("depth", size=size, download=download), image)
 
 
 class Normal(io.ComfyNode):
@@ -68,7 +70,7 @@ class Normal(io.ComfyNode):
                 image_input(),
                 io.Combo.Input(
                     "source",
-                    options=list(conditions.NORMAL_SOURCES),
+                    options=KINDS["normal"].labels,
                     default="picture",
                     tooltip="What the image is. depth map: near is white, from any depth node; "
                     "no weights are needed then.",
@@ -84,7 +86,7 @@ class Normal(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=conditions.DEPTH_MAP_STRENGTH,
+                    default=DEPTH_MAP_STRENGTH,
                     min=1.0,
                     max=10000.0,
                     step=10.0,
@@ -116,7 +118,10 @@ class Normal(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        return output(conditions.normal(size, download, background, source, strength), image)
+        settings = {"background": background}
+        if source == "depth map":
+            settings["strength"] = strength
+        return output(annotator_of("normal", source, size, download=download, **settings), image)
 
 
 class SegmentationADE20K(io.ComfyNode):
@@ -134,8 +139,8 @@ class SegmentationADE20K(io.ComfyNode):
                 image_input(),
                 io.Combo.Input(
                     "model_name",
-                    options=conditions.segmenters(),
-                    default=conditions.segmenters()[0],
+                    options=folders.segmenter_names(),
+                    default=folders.segmenter_names()[0],
                     tooltip="OneFormer, or any OneFormer or UperNet for ADE20K in a folder of "
                     "models/annotators (transformers format).",
                 ),
@@ -166,9 +171,10 @@ class SegmentationADE20K(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        tools = conditions.segmentation(size, download, model_name)
-        colours, classes = tools.colours_and_classes(image.movedim(-1, 1))
-        return io.NodeOutput(to_image(colours), tools.annotator, classes)
+        folder = "" if model_name == folders.SEGMENTER else model_name
+        annotator = annotator_of("seg", size=size, download=download, folder=folder)
+        both = torch.cat(annotator.run(annotator.ways.segment, image.movedim(-1, 1)))
+        return io.NodeOutput(to_image(both[:, :3]), annotator, both[:, 3])
 
 
 NODES = [Depth, Normal, SegmentationADE20K]

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ...pictures.legend import with_legend
 from ..annotate.inputs import to_image
 from ..schema import schema, show_text
-from .inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_input
+from .inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_input, score_text
 
 
 class CycleConsistencyCheck(io.ComfyNode):
@@ -35,9 +35,7 @@ class CycleConsistencyCheck(io.ComfyNode):
             [
                 io.Float.Output(
                     "score",
-                    tooltip="Mean over the pictures. Higher is better, 0..1: F1 (canny, mlsd, "
-                    "scribble), MS-SSIM (softedge, lineart), joints in place (pose), mIoU (seg). "
-                    "Lower is better: RMSE of 255 (depth), degrees (normal).",
+                    tooltip=f"Mean over the pictures. {score_text()}",
                 ),
                 io.Image.Output("recovered", tooltip="The condition as found in the pictures."),
                 io.Image.Output(

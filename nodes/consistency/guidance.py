@@ -28,9 +28,9 @@ class ConsistencyGuidanceNode(io.ComfyNode):
             "CNPP_ConsistencyGuidance",
             "Consistency Guidance",
             GROUP,
-            "Makes the picture follow its condition more closely while it is sampled: at each "
-            "step, what the picture would be is decoded, the condition is found in it, and the "
-            "picture is moved to where it fits better. With or without a ControlNet.",
+            "Moves the picture itself, step by step, to where it follows its condition better. At "
+            "each step, what the picture would be is decoded, the condition is found in it, and "
+            "the gradient of the difference says where to. With or without a ControlNet.",
             [
                 io.Model.Input("model", tooltip="On its way to the sampler; any sampler will do."),
                 io.Vae.Input(
@@ -139,9 +139,9 @@ def settings_never_act(settings: GuidanceSettings) -> bool:
 def reward_for(finder: Finder, condition: Tensor, mask: Tensor | None) -> Reward:
     """What to follow, of IMAGE (N, H, W, 3) and MASK (N, H, W); ValueError for what can't be."""
     annotator = finder.annotator
-    if annotator.differentiable is None:
+    if annotator.ways.soft is None:
         raise ValueError(
-            f"{NODE}: the annotator for {annotator.title or annotator.condition} has no "
+            f"{NODE}: the annotator for {annotator.title} has no "
             "differentiable map, so there is no direction to steer in. Connect another annotator "
             "(Scribble has one with method HED), or steer without gradients: Consistency Feedback."
         )
@@ -157,7 +157,8 @@ def reward_for(finder: Finder, condition: Tensor, mask: Tensor | None) -> Reward
     inside = None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:])
     image = condition.movedim(-1, 1)
     try:
-        return Reward.of(finder.condition, annotator.guidance_map, finder.measure, image, inside)
+        loss = finder.condition.value.guidance
+        return Reward.of(annotator.guidance_map, loss, finder.measure, image, inside)
     except ValueError as error:
         raise ValueError(f"{NODE}: {error}") from error
 

@@ -7,26 +7,33 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...annotators.kinds import ADE20K, KINDS
 from ...cnpp_core.condition import Condition
-from ...cnpp_core.consistency.agreement.kinds import measure_for
 from ...cnpp_core.consistency.agreement.measure import Measure
 from ...cnpp_core.consistency.check import CheckResult, check_consistency
 from ..annotate.inputs import AnnotatorType
-from ..host.annotate.annotator import NodeAnnotator, Size
-from ..host.annotate.conditions import canny, scribble
+from ..host.annotate.annotator import NodeAnnotator, annotator_of
 
 GROUP = "consistency"
-KINDS = {
-    "canny (ControlNet++)": Condition.CANNY,
-    "canny (cv2)": Condition.CANNY,
-    **{kind.name.lower(): kind for kind in Condition if kind is not Condition.CANNY},
-}
-# Those that can be found again without weights.
-DEFAULTS: dict[str, NodeAnnotator] = {
-    "canny (ControlNet++)": canny(Size()),
-    "canny (cv2)": canny(Size(), "cv2"),
-    "scribble": scribble(Size(), download=False, method="XDoG"),
-}
+
+
+def _choices() -> dict[str, tuple[Condition, NodeAnnotator | None]]:
+    """What the nodes offer -> the kind, and what finds it without weights, if anything does.
+
+    A kind that can be found so in several ways is several choices.
+    """
+    choices: dict[str, tuple[Condition, NodeAnnotator | None]] = {}
+    for condition in Condition:
+        free = KINDS[condition.key].without_weights
+        for method in free:
+            name = condition.key if len(free) == 1 else f"{condition.key} ({method.label})"
+            choices[name] = condition, annotator_of(condition.key, method.name)
+        if not free:
+            choices[condition.key] = condition, None
+    return choices
+
+
+CHOICES = _choices()
 
 
 def finder_inputs() -> list[io.Input]:
@@ -34,10 +41,11 @@ def finder_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "kind",
-            options=list(KINDS),
-            default=next(iter(KINDS)),
-            tooltip="What the control image is. Canny and scribble (XDoG) are found again with "
-            "default settings if no annotator is connected; the others need one.",
+            options=list(CHOICES),
+            default=next(iter(CHOICES)),
+            tooltip="What the control image is. Without an annotator, "
+            f"{', '.join(name for name, (_, default) in CHOICES.items() if default)} are found "
+            "again with default settings; the others need one.",
         ),
         io.Int.Input(
             "tolerance",
@@ -49,6 +57,19 @@ def finder_inputs() -> list[io.Input]:
             "size.",
         ),
     ]
+
+
+def score_text() -> str:
+    """What the score of each kind is: 'Higher is better, 0..1: F1 (canny, ...) ...'."""
+    metrics: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
+    for condition in Condition:
+        measure = condition.measure(classes=ADE20K)
+        metrics[measure.higher_is_better].setdefault(measure.metric, []).append(condition.key)
+    higher, lower = (
+        ", ".join(f"{metric} ({', '.join(kinds)})" for metric, kinds in metrics[better].items())
+        for better in (True, False)
+    )
+    return f"Higher is better, 0..1: {higher}. Lower is better: {lower}."
 
 
 def mask_input(tooltip: str) -> io.Input:
@@ -90,18 +111,16 @@ def finder_for(node: str, kind: str, tolerance: int, given: NodeAnnotator | None
 
     node: its name, for messages. tolerance: in pixels.
     """
-    condition = KINDS[kind]
-    annotator = given or DEFAULTS.get(kind)
+    condition, default = CHOICES[kind]
+    annotator = given or default
     if annotator is None:
         raise ValueError(
             f"{node}: kind is {kind}, which only a network finds again. Connect the output "
             f"annotator of {condition.value.label} (or of Annotate (any)) to the input annotator."
         )
-    if annotator.condition != condition.name.lower():
+    if annotator.condition != condition.key:
         raise ValueError(
             f"{node}: kind is {kind}, but the connected annotator finds {annotator.condition}. Set "
             f"kind to {annotator.condition}, or connect the annotator of {condition.value.label}."
         )
-    classes = (annotator.palette, annotator.names, annotator.palette_name)
-    measure = measure_for(condition, tolerance, *classes)
-    return Finder(condition, annotator, measure)
+    return Finder(condition, annotator, condition.measure(tolerance, annotator.ways.classes or ADE20K))

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from controlnet_pp.annotators import BY_CONDITION
 from controlnet_pp.annotators.annotator import (
     LearnedAnnotator,
     check_image,
@@ -22,7 +21,6 @@ from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.mlsd import MLSD
 from controlnet_pp.annotators.softedge import HED
 from controlnet_pp.annotators.weights import WEIGHTS
-from controlnet_pp.cnpp_core.condition import Condition
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -157,9 +155,3 @@ def test_networks_are_built_in_the_dtype_and_namespace_that_is_asked_for(kind):
     convolutions = [m for m in network.modules() if type(m) in (torch.nn.Conv2d, Counted)]
     assert {type(m) for m in convolutions} == {Counted}
     assert network.dtype == torch.float16
-
-
-def test_conditions_with_an_annotator_of_their_own_are_known_conditions():
-    assert set(BY_CONDITION) <= {kind.name.lower() for kind in Condition}
-    for annotate in BY_CONDITION.values():
-        assert annotate(noise(2, 3, 16, 16)).shape == (2, 1, 16, 16)

@@ -79,7 +79,7 @@ def test_a_model_folder_is_found_in_the_hugging_face_cache(tmp_path):
 def test_a_missing_file_is_named_with_folders_address_size_licence_and_switch(tmp_path):
     folders = [tmp_path / "annotators", tmp_path / "elsewhere"]
     with pytest.raises(MissingWeights) as caught:
-        find("openpose_body", folders)
+        find("openpose_body", folders, "Switch on `download` in the node")
     message = str(caught.value)
     for words in (
         "body_pose_model.pth",

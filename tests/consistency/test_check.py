@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from controlnet_pp.annotators import BY_CONDITION
 from controlnet_pp.annotators.canny import canny_cnpp, canny_cv2
 from controlnet_pp.cnpp_core.consistency.agreement.lines import INVENTED, KEPT, LOST, EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.check import CheckResult, check_consistency
@@ -92,10 +91,6 @@ def test_only_the_inside_of_the_mask_is_compared():
 
 def test_no_edges_wanted_and_none_found_is_full_agreement():
     assert check(lines(), lines()).score == 1
-
-
-def test_the_canny_annotator_is_registered_as_the_one_to_check_with():
-    assert BY_CONDITION["canny"] is canny_cnpp
 
 
 def test_nothing_of_the_check_carries_a_graph():

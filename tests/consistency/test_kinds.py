@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from controlnet_pp.annotators.ade20k import CLASSES, PALETTE, to_colours
+from controlnet_pp.annotators.ade20k import to_colours
+from controlnet_pp.annotators.kinds import ADE20K
 from controlnet_pp.annotators.normal import normal_image
 from controlnet_pp.annotators.openpose import Keypoint, Person, Pose, draw_poses
 from controlnet_pp.annotators.openpose import draw as drawing
 from controlnet_pp.annotators.openpose.limbs import DRAWN_LIMBS
 from controlnet_pp.annotators.openpose.limbs import LIMBS as ANNOTATOR_LIMBS
+from controlnet_pp.annotators.tile import tile_resample
 from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.consistency.agreement import skeletons
-from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
 from controlnet_pp.cnpp_core.consistency.agreement.labels import LabelMeasure
 from controlnet_pp.cnpp_core.consistency.agreement.measure import INVENTED, KEPT, LOST
 from controlnet_pp.cnpp_core.consistency.check import CheckResult, check_consistency
@@ -74,6 +75,11 @@ def pose(*people: Person) -> torch.Tensor:
     return draw_poses([Pose(people, SIZE, SIZE)])
 
 
+def coarse() -> torch.Tensor:
+    """A photograph without its detail."""
+    return tile_resample(photo())
+
+
 SOUND = {
     Condition.CANNY: (soft_lines() > 0.8).float(),
     Condition.SOFTEDGE: soft_lines(),
@@ -84,6 +90,7 @@ SOUND = {
     Condition.DEPTH: slope(),
     Condition.NORMAL: normal_map(),
     Condition.SEG: regions(2, 4, 12),
+    Condition.TILE: coarse(),
 }
 OTHER = {
     Condition.CANNY: (soft_lines(20) > 0.8).float(),
@@ -95,13 +102,14 @@ OTHER = {
     Condition.DEPTH: slope(1.0),
     Condition.NORMAL: normal_map(1.0),
     Condition.SEG: regions(2, 4, 13),
+    Condition.TILE: coarse().flip(-1),
 }
 
 
 def check(
     kind: Condition, condition: torch.Tensor, recovered: torch.Tensor, tolerance=0, **options
 ) -> CheckResult:
-    measure = measure_for(kind, tolerance, PALETTE[1:], CLASSES)
+    measure = kind.measure(tolerance, ADE20K)
     image = torch.zeros(len(recovered), 3, *recovered.shape[-2:])
     return check_consistency(image, condition, lambda _: recovered, measure, **options)
 
@@ -110,10 +118,10 @@ def check(
 def test_the_same_map_is_perfect_and_another_one_worse(kind):
     same = check(kind, SOUND[kind], SOUND[kind])
     other = check(kind, SOUND[kind], OTHER[kind])
-    perfect = 1.0 if kind.value.higher_is_better else 0.0
+    perfect = 1.0 if kind.measure(classes=ADE20K).higher_is_better else 0.0
     assert same.score == pytest.approx(perfect, abs=2e-2 if kind is Condition.NORMAL else 1e-5)
     assert abs(other.score - perfect) > 0.05
-    assert same.higher_is_better == kind.value.higher_is_better
+    assert same.higher_is_better == kind.measure(classes=ADE20K).higher_is_better
 
 
 @pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
@@ -148,13 +156,15 @@ def test_with_a_mask_only_its_inside_counts(kind):
     half = torch.cat([SOUND[kind][..., : SIZE // 2], OTHER[kind][..., SIZE // 2 :]], dim=-1)
     whole = check(kind, SOUND[kind], half)
     inside = check(kind, SOUND[kind], half, mask=mask)
-    perfect = 1.0 if kind.value.higher_is_better else 0.0
+    perfect = 1.0 if kind.measure(classes=ADE20K).higher_is_better else 0.0
     assert abs(inside.score - perfect) < 0.5 * abs(whole.score - perfect)
     outside = inside.difference[..., SIZE // 2 :]
     assert (outside == outside.flatten()[0]).all()
 
 
-@pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in Condition if kind is not Condition.TILE], ids=lambda kind: kind.name
+)
 def test_a_photograph_is_refused_and_the_right_node_named(kind):
     node = {
         Condition.POSE: "OpenPose",
@@ -176,7 +186,7 @@ def test_values_up_to_255_are_refused(kind):
 def test_a_condition_of_twice_the_size_scores_nearly_the_same(kind):
     double = SOUND[kind].repeat_interleave(2, 2).repeat_interleave(2, 3)
     result = check(kind, double, SOUND[kind])
-    perfect = 1.0 if kind.value.higher_is_better else 0.0
+    perfect = 1.0 if kind.measure(classes=ADE20K).higher_is_better else 0.0
     assert abs(result.score - perfect) < (1.0 if perfect == 0 else 0.05)
     assert "384x384, was brought to the picture's 192x192" in result.report
 

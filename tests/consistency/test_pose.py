@@ -10,7 +10,6 @@ from controlnet_pp.cnpp_core.consistency.metrics import (
     match_people,
     oks,
     pck,
-    people_of,
     pose_score,
 )
 from controlnet_pp.cnpp_core.consistency.metrics.pose import SIGMAS
@@ -123,16 +122,3 @@ def test_joints_outside_the_mask_do_not_exist():
     mask[:, : int(middle)] = 1
     assert pose_score([prediction], [target]).pck.item() < 0.6
     assert pose_score([prediction], [target], masks=[mask]).pck.item() == 1
-
-
-def test_people_are_read_from_a_frame_of_pose_keypoint():
-    flat = people(8, count=1)[0].flatten().tolist()
-    frame = {
-        "people": [{"pose_keypoints_2d": flat}, {"pose_keypoints_2d": None}],
-        "canvas_width": 512,
-        "canvas_height": 512,
-    }
-    torch.testing.assert_close(people_of(frame), people(8, count=1))
-    assert people_of({"people": []}).shape == (0, 18, 3)
-    with pytest.raises(ValueError, match=r"3 numbers.*54"):
-        people_of({"people": [{"pose_keypoints_2d": [1, 2, 3]}]})

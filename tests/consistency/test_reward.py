@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from controlnet_pp.annotators.canny import canny_cnpp, canny_magnitude, canny_strength
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.cnpp_core.consistency.agreement.kinds import measure_for
-from controlnet_pp.cnpp_core.consistency.losses import line_loss, reward_loss
+from controlnet_pp.cnpp_core.consistency.losses import cross_entropy, line_loss, mse, normal_loss
 from controlnet_pp.cnpp_core.consistency.metrics import edge_f1
-from controlnet_pp.cnpp_core.consistency.steering.reward import Reward, guidance_loss, joint_maps
+from controlnet_pp.cnpp_core.consistency.steering.reward import Reward
 
 PALETTE = ((255, 0, 0), (0, 0, 255))
 
@@ -25,7 +24,8 @@ def rectangle(left=10, side=32, contrast=1.0):
 
 
 def canny(image, mask=None):
-    return Reward.of(Condition.CANNY, canny_strength, measure_for(Condition.CANNY), image, mask)
+    loss = Condition.CANNY.value.guidance
+    return Reward.of(canny_strength, loss, Condition.CANNY.measure(), image, mask)
 
 
 def test_lines_and_all_the_rest_weigh_the_same():
@@ -93,7 +93,7 @@ def test_a_faint_edge_is_pulled_up_where_the_published_map_has_no_gradient():
     thin = canny_magnitude(point)
     assert thin.max() > 0
     assert thin[..., 8:24, 16].max() == 0
-    published = reward_loss(Condition.CANNY, thin, hint[:, :1])
+    published = mse(thin, hint[:, :1])
     (none,) = torch.autograd.grad(published.sum(), point)
     assert none[..., 8:24, 15:18].abs().max() == 0
 
@@ -135,7 +135,7 @@ def test_normals_are_compared_as_vectors_where_there_are_any():
     vectors = F.normalize(torch.randn(1, 3, 8, 8, generator=generator), dim=1)
     vectors[..., :4] = 0
     found = torch.rand(2, 3, 8, 8, generator=generator)
-    loss = guidance_loss(Condition.NORMAL, found, vectors)
+    loss = normal_loss(found, vectors)
     wanted = ((found * 2 - 1 - vectors)[..., 4:] ** 2).flatten(1).mean(1)
     assert torch.allclose(loss, wanted, atol=1e-6)
 
@@ -144,13 +144,12 @@ def test_the_rest_is_the_published_reward():
     generator = torch.Generator().manual_seed(4)
     found, wanted = (torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2))
     for condition in (Condition.SOFTEDGE, Condition.LINEART, Condition.DEPTH):
-        assert torch.equal(
-            guidance_loss(condition, found, wanted), reward_loss(condition, found, wanted)
-        )
+        row = condition.value
+        assert torch.equal(row.guidance(found, wanted), row.reward(found, wanted))
     logits = torch.randn(2, 5, 8, 8, generator=generator)
     classes = torch.randint(0, 5, (2, 1, 8, 8), generator=generator)
     assert torch.allclose(
-        guidance_loss(Condition.SEG, logits, classes),
+        Condition.SEG.value.guidance(logits, classes),
         F.cross_entropy(logits, classes[:, 0], reduction="none").flatten(1).mean(1),
     )
 
@@ -159,7 +158,7 @@ def test_joints_become_gaussians_at_their_place():
     joints = torch.zeros(1, 2, 18, 3)
     joints[0, 0, 4] = torch.tensor([0.25, 0.5, 1.0])
     joints[0, 1, 4] = torch.tensor([0.75, 0.25, 1.0])
-    maps = joint_maps(joints, 40, 80)
+    maps = Condition.POSE.measure().target(joints, 40, 80)
     assert maps.shape == (1, 18, 40, 80)
     assert maps[0, [i for i in range(18) if i != 4]].max() == 0
     sigma = 40 * 7 / 184
@@ -175,13 +174,13 @@ def test_a_pose_reward_is_zero_for_the_wanted_heat_maps():
     joints = torch.zeros(1, 1, 18, 3)
     joints[0, 0, :, :2] = torch.rand(18, 2, generator=torch.Generator().manual_seed(5))
     joints[0, 0, :, 2] = 1
-    wanted = joint_maps(joints, 32, 32)
-    measure = measure_for(Condition.POSE)
-    exact = Reward(Condition.POSE, lambda _: wanted, measure, joints)
+    wanted = Condition.POSE.measure().target(joints, 32, 32)
+    measure, loss = Condition.POSE.measure(), Condition.POSE.value.guidance
+    exact = Reward(lambda _: wanted, loss, measure, joints)
     assert exact.losses(torch.zeros(1, 3, 32, 32)).item() == 0
-    highest = Reward(Condition.POSE, lambda _: wanted.amax(1, keepdim=True), measure, joints)
+    highest = Reward(lambda _: wanted.amax(1, keepdim=True), loss, measure, joints)
     assert highest.losses(torch.zeros(1, 3, 32, 32)).item() == 0
-    off = Reward(Condition.POSE, lambda _: wanted.roll(5, -1), measure, joints)
+    off = Reward(lambda _: wanted.roll(5, -1), loss, measure, joints)
     assert off.losses(torch.zeros(1, 3, 32, 32)).item() > 1e-3
 
 
@@ -211,6 +210,6 @@ def test_masks_and_conditions_that_leave_nothing_to_follow_are_refused():
     labels[:, 0, :, :4] = 1.0  # red on the left, nothing on the right
     right = torch.zeros(1, 1, 8, 8)
     right[..., 4:] = 1.0
-    measure = measure_for(Condition.SEG, palette=PALETTE, names=("a", "b"))
+    measure = Condition.SEG.measure(classes=(PALETTE, ("a", "b"), "two"))
     with pytest.raises(ValueError, match="Nothing is left to follow in condition 1"):
-        Reward.of(Condition.SEG, lambda x: x, measure, labels, right)
+        Reward.of(lambda x: x, cross_entropy, measure, labels, right)

@@ -68,7 +68,7 @@ def drawing(segmenter, held_out):
 
 def rewarded(segmenter, held_out):
     wanted = colours_of(held_out.masks[:4, 0])
-    return Reward.of(Condition.SEG, segmenter.logits, MEASURE, wanted)
+    return Reward.of(segmenter.logits, Condition.SEG.value.guidance, MEASURE, wanted)
 
 
 def test_guidance_makes_the_reward_model_agree_more(segmenter, held_out, drawing):

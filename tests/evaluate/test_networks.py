@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from controlnet_pp.annotators import hub
 from controlnet_pp.annotators.ade20k import CLASSES, to_colours
 from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.softedge import HED
@@ -18,7 +19,8 @@ from controlnet_pp.evaluate.annotators import Source, annotator_for
 from controlnet_pp.evaluate.extras import clip_score
 from controlnet_pp.evaluate.pairs import find_pairs
 from controlnet_pp.evaluate.published import depth_model, segmenter
-from controlnet_pp.evaluate.run import main
+from controlnet_pp.evaluate.records import Shard
+from controlnet_pp.evaluate.run import _parser, _source, main
 from PIL import Image
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
@@ -87,10 +89,35 @@ def test_lineart_is_scored_with_the_published_inversion(tmp_path, weights, capsy
 
 
 def test_a_method_that_a_kind_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"canny has one of cnpp, cv2"):
+    with pytest.raises(ValueError, match=r"no method fine .* one of cnpp, cv2"):
         annotator_for(Condition.CANNY, Source([]), "fine")
     with pytest.raises(ValueError, match=r"depth has none"):
         annotator_for(Condition.DEPTH, Source([]), "fine")
+
+
+def test_missing_weights_are_named_with_the_option_that_fetches_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Add --download, or get it from") as caught:
+        annotator_for(Condition.SOFTEDGE, Source([tmp_path]))
+    assert "node" not in str(caught.value)
+
+
+def test_the_hub_is_looked_for_where_its_own_tools_were_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    assert hub.cache_folders() == [tmp_path / "home" / "hub"]
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert hub.cache_folders() == [tmp_path / "cache"]
+    options = _parser().parse_args(["canny", "a", "b"])
+    assert tmp_path / "cache" in _source(options, Shard()).folders
+
+
+def test_a_mirror_of_the_hub_is_asked_instead(monkeypatch):
+    url = f"{hub.HUB}/lllyasviel/Annotators/resolve/main/ControlNetHED.pth"
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert hub.mirrored(url) == url
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    assert hub.mirrored(url) == url.replace(hub.HUB, "https://mirror.example")
+    assert hub.mirrored("https://other.example/a") == "https://other.example/a"
 
 
 # The paper's evaluators

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from controlnet_pp.annotators.ade20k import CLASSES, PALETTE, to_colours
+from controlnet_pp.annotators.ade20k import PALETTE, to_colours
+from controlnet_pp.annotators.kinds import ADE20K
 from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.evaluate.paper import PUBLISHED, paper_protocol
 from PIL import Image
@@ -74,7 +75,7 @@ def published_depth(raw, condition: Image.Image, folder: Path) -> float:
 
 
 def score(kind: Condition, raw: torch.Tensor, condition: torch.Tensor):
-    protocol = paper_protocol(kind, PALETTE[1:], len(CLASSES))
+    protocol = paper_protocol(kind, PALETTE[1:])
     return protocol.sample(protocol.prediction(raw, SIZE, SIZE), protocol.label(condition))
 
 
@@ -143,7 +144,7 @@ def labels(seed: int, batch: int) -> torch.Tensor:
 
 
 def test_seg_adds_up_counts_over_the_data_set():
-    protocol = paper_protocol(Condition.SEG, PALETTE[1:], len(CLASSES))
+    protocol = paper_protocol(Condition.SEG, PALETTE[1:])
     samples, all_found, all_wanted = [], [], []
     for seed in range(3):
         raw = labels(seed, GROUPS)
@@ -168,14 +169,15 @@ def test_seg_conditions_in_colours_and_in_numbers_agree():
 
 
 def test_classes_of_one_colour_are_merged_for_conditions_in_colours():
-    protocol = paper_protocol(Condition.SEG, PALETTE[1:], len(CLASSES))
+    protocol = paper_protocol(Condition.SEG, PALETTE[1:])
     assert protocol.merged(torch.tensor([48, 6, 2])).tolist() == [6, 6, 2]
 
 
 @pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
 def test_only_kinds_of_the_paper_have_a_protocol(kind):
     if kind in PUBLISHED:
-        assert paper_protocol(kind, PALETTE[1:]).higher_is_better == kind.value.higher_is_better
+        protocol = paper_protocol(kind, PALETTE[1:])
+        assert protocol.higher_is_better == kind.measure(classes=ADE20K).higher_is_better
     else:
         with pytest.raises(ValueError, match="not evaluated"):
             paper_protocol(kind)

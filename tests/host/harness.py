@@ -111,6 +111,12 @@ class Host:
                 return cls.execute(**inputs).result
             return getattr(cls(), cls.FUNCTION)(**inputs)
 
+    def annotator(self, condition: str, find: Any, patchers: tuple = (), **ways: Any) -> Any:
+        """An ANNOTATOR that finds the condition with a function of the test's."""
+        node_annotator = self.pack("nodes.host.annotate.annotator").NodeAnnotator
+        found = self.pack("annotators.kinds").Ways(find, **ways)
+        return node_annotator(condition, found, patchers)
+
     def sample(
         self,
         model: Any,

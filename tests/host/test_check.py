@@ -25,7 +25,7 @@ def picture(size: int = 192, seed: int = 0, batch: int = 1) -> torch.Tensor:
 
 def annotator(host, condition: str, maps: torch.Tensor):
     """An ANNOTATOR as other nodes give it, that finds these maps (B, c, H, W)."""
-    return host.pack("nodes.host.annotate.annotator").NodeAnnotator(
+    return host.annotator(
         condition, lambda image: maps[: len(image)].expand(len(image), -1, -1, -1)
     )
 
@@ -119,7 +119,8 @@ def test_the_mask_of_the_host_with_two_or_three_axes_is_taken(host):
 
 def test_saved_workflows_keep_their_kind(host):
     kind, more = host.registry[NODE].INPUT_TYPES()["required"]["kind"]
-    assert tuple(kind if isinstance(kind, list) else more["options"]) == KINDS
+    options = tuple(kind if isinstance(kind, list) else more["options"])
+    assert options[: len(KINDS)] == KINDS  # new kinds come behind
 
 
 def test_the_text_comes_again_when_the_result_is_cached(host):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from controlnet_pp.cnpp_core.network.blocks import Place, scaled_dot_product
 from controlnet_pp.cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
@@ -216,3 +217,23 @@ def test_a_missing_pooled_embedding_is_named():
 def test_lists_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="transformer_depth names 8 ResBlocks"):
         NetworkConfig(channel_mult=(1, 2), num_res_blocks=(2, 2))
+
+
+def test_attention_is_told_its_layer_and_whether_it_looks_at_the_prompt():
+    """A function that treats one self-attention differently changes that layer and no other."""
+    seen: list[Place] = []
+
+    def attention(q, k, v, heads, place):
+        seen.append(place)
+        return scaled_dot_product(q, k, v, heads, place)
+
+    unet = UNet(TINY, attention=attention)
+    x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 3, TINY.context_dim)
+    unet(x, torch.tensor([5]), context)
+    end = ".attn1.to_q.weight"
+    layers = {name.removesuffix(end) for name in unet.state_dict() if name.endswith(end)}
+    assert {place.layer for place in seen} == layers
+    assert len(seen) == 2 * len(layers)
+    assert [place.cross for place in seen] == [False, True] * len(layers)
+    assert seen[0].layer.startswith("input_blocks.")
+    assert seen[-1].layer.startswith("output_blocks.")

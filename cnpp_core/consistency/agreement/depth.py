@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from .measure import (
     MOST_COLOUR,
     Comparison,
     Legend,
+    Measure,
     colour_of,
     grey_outside,
     refuse_if,
@@ -29,28 +31,18 @@ GAIN = 3.0  # how much an error is amplified to be seen
 
 
 @dataclass(frozen=True)
-class DepthMeasure:
+class DepthMeasure(Measure):
     """RMSE on 0..255, both maps stretched from their own minimum to their own maximum."""
+
+    metric: ClassVar[str] = "RMSE of 255"
+    higher_is_better: ClassVar[bool] = False
+    # Over the wanted depth, stronger for larger errors.
+    legend: ClassVar[Legend] = (("too far", LOST), ("too near", INVENTED))
 
     @property
     def name(self) -> str:
-        """Says the unit."""
+        """With what it is of."""
         return "Depth RMSE (of 255)"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """An error."""
-        return False
-
-    @property
-    def legend(self) -> Legend:
-        """Colours over the wanted depth, stronger for larger errors."""
-        return (("too far", LOST), ("too near", INVENTED))
-
-    @property
-    def enlarging(self) -> str:
-        """Depth is smooth: nothing to say."""
-        return ""
 
     def text(self, score: float) -> str:
         """Two digits, as published."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..metrics import class_iou, confusion
 from ..metrics.regions import IGNORE
-from ..resize import resize_nearest
-from .measure import LOST, Comparison, Legend, grey_outside, painted, refuse_if, wrong_scale
+from .measure import (
+    LOST,
+    Comparison,
+    Legend,
+    Measure,
+    grey_outside,
+    painted,
+    refuse_if,
+    wrong_scale,
+)
 
 NEAR = 6 / 255  # how far a channel may be off its class's colour, as after compression
 MOST_UNKNOWN = 0.2
@@ -24,17 +33,24 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class LabelMeasure:
+class LabelMeasure(Measure):
     """Mean IoU over the classes of the condition and of the picture.
 
     palette: the colour of each class, 0..255. names: the words for them. Classes of one colour
     count as one. Black is no class unless it is in the palette: it isn't compared.
     """
 
-    palette: Sequence[Colour]
+    palette: Sequence[Colour] = ()
     names: Sequence[str] = ()
     palette_name: str = "ADE20K"
     _colours: Tensor = field(init=False, repr=False, compare=False)
+
+    metric: ClassVar[str] = "mIoU"
+    legend: ClassVar[Legend] = (
+        ("as wanted", AS_WANTED),
+        ("another class", LOST),
+        ("no class", NOT_COMPARED),
+    )
 
     def __post_init__(self) -> None:
         if not 0 < len(self.palette) < IGNORE or len(self.names) not in (0, len(self.palette)):
@@ -43,30 +59,6 @@ class LabelMeasure:
                 f"{IGNORE - 1} colours are needed, and a name for each or none."
             )
         object.__setattr__(self, "_colours", torch.tensor(self.palette, dtype=torch.int32))
-
-    @property
-    def name(self) -> str:
-        """As in the tables of ControlNet++."""
-        return "mIoU"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """An overlap."""
-        return True
-
-    @property
-    def legend(self) -> Legend:
-        """Colours of the difference picture."""
-        return (("as wanted", AS_WANTED), ("another class", LOST), ("no class", NOT_COMPARED))
-
-    @property
-    def enlarging(self) -> str:
-        """Nothing to say."""
-        return ""
-
-    def text(self, score: float) -> str:
-        """A share."""
-        return f"{score:.1%}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) -> classes (N, 1, H, W), IGNORE for none; refuses other pictures."""
@@ -85,9 +77,9 @@ class LabelMeasure:
             )
         return classes[:, None], remarks
 
-    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """Without mixing classes."""
-        return resize_nearest(wanted, height, width)
+    def stated(self, wanted: Tensor) -> Tensor:
+        """Where a class is wanted."""
+        return wanted != IGNORE
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """Scores, sentences with the worst classes, and where another class is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,13 +17,12 @@ from .measure import (
     OUTSIDE_MASK,
     Comparison,
     Legend,
+    Measure,
     colour_of,
     painted,
     refuse_if,
     wrong_scale,
 )
-
-__all__ = ["INVENTED", "KEPT", "LOST", "OUTSIDE_MASK", "EdgeMeasure", "edge_difference"]
 
 # What edge maps are not. On 21 photographs and drawings, Canny at four thresholds sets at most 36 %
 # of the pixels; grey values appear only where a map was interpolated or compressed.
@@ -32,11 +32,19 @@ GREY_WORTH_A_REMARK = 0.01
 
 
 @dataclass(frozen=True)
-class EdgeMeasure:
+class EdgeMeasure(Measure):
     """F1 of the set pixels; `tolerance` in pixels as in `metrics.edge_f1`, 0 for exact pixels.
 
     what: the word for a set pixel. node: the one whose output such a condition is.
     """
+
+    metric: ClassVar[str] = "F1"
+    legend: ClassVar[Legend] = (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
+    # Lines grow with the scale, while the annotator finds them one pixel thin.
+    enlarging: ClassVar[str] = (
+        "enlarged lines are thick, which lowers the score: a condition made at the picture's "
+        "size is exact"
+    )
 
     tolerance: int = 0
     what: str = "edge"
@@ -49,28 +57,6 @@ class EdgeMeasure:
         if self.tolerance == 0:
             return f"{title} (exact pixels)"
         return f"{title} (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """An F1."""
-        return True
-
-    @property
-    def legend(self) -> Legend:
-        """Colours of the difference picture."""
-        return (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
-
-    @property
-    def enlarging(self) -> str:
-        """Lines grow with the scale, while the annotator finds them one pixel thin."""
-        return (
-            "enlarged lines are thick, which lowers the score: a condition made at the picture's "
-            "size is exact"
-        )
-
-    def text(self, score: float) -> str:
-        """A share."""
-        return f"{score:.1%}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Edges of a map (N, 1 or 3, H, W) -> (N, 1, H, W) bool; refuses what is no edge map."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..resize import resize_nearest
 
 # Words and RGB colours (0..1) of a difference picture.
 Legend = tuple[tuple[str, tuple[float, float, float]], ...]
@@ -25,44 +28,48 @@ class Comparison(NamedTuple):
     difference: Tensor  # (B, 3, H, W) in 0..1
 
 
-class Measure(Protocol):
-    """What agreement means for one kind of condition."""
+class Measure(ABC):
+    """What agreement means for one kind of condition.
+
+    metric: the score in a word or two, for tables. legend: words and RGB colours of the difference
+    picture. enlarging: what it costs to enlarge a condition, for the report.
+    """
+
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True  # False for errors
+    legend: ClassVar[Legend]
+    enlarging: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
-        """The score's name, with its settings."""
-        ...
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False for errors."""
-        ...
-
-    @property
-    def legend(self) -> Legend:
-        """Words and RGB colours of the difference picture."""
-        ...
-
-    @property
-    def enlarging(self) -> str:
-        """What it costs to enlarge a condition, for the report; empty if nothing."""
-        ...
+        """The score's name, with those of its settings that change it."""
+        return self.metric
 
     def text(self, score: float) -> str:
-        """A score as people write it."""
-        ...
+        """A score as people write it: a share in percent, unless a kind has another unit."""
+        return f"{score:.1%}"
 
+    @abstractmethod
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """The map in a condition image (N, 1 or 3, H, W), and remarks; ValueError if it's none."""
-        ...
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """A map that was read, at another size."""
-        ...
+        """A map that was read, at another size; values are copied, unless a kind may mix them."""
+        return resize_nearest(wanted, height, width)
 
+    def target(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """A map that was read, as a loss compares it with what an annotator finds at that size."""
+        if wanted.shape[-2:] == (height, width):
+            return wanted
+        return self.resize(wanted, height, width)
+
+    def stated(self, wanted: Tensor) -> Tensor | None:
+        """Where a map that was read says something, (N, 1, H, W) bool; None: everywhere."""
+        return None
+
+    @abstractmethod
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """`recovered` as the annotator gave it, `wanted` as read, mask (B, 1, H, W) bool."""
-        ...
 
 
 def refuse_if(problems: list[str], kind: str) -> None:
@@ -90,6 +97,12 @@ def colour_of(condition: Tensor) -> float:
 def heat(values: Tensor) -> Tensor:
     """(B, 1, H, W) in 0..1 -> colours (B, 3, H, W): black, red, yellow, white."""
     return torch.cat([values * 3, values * 3 - 1, values * 3 - 2], dim=1).clamp(0, 1)
+
+
+def heat_of(value: float) -> tuple[float, float, float]:
+    """The colour of `heat` for one value in 0..1."""
+    red, green, blue = heat(torch.full((1, 1, 1, 1), value)).flatten().tolist()
+    return red, green, blue
 
 
 def grey_outside(picture: Tensor, mask: Tensor | None) -> Tensor:

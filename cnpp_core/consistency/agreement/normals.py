@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..metrics import normal_score
 from ..metrics.normals import angles
-from ..resize import resize_nearest
-from .measure import Comparison, Legend, grey_outside, heat, refuse_if, wrong_scale
+from .measure import (
+    Comparison,
+    Legend,
+    Measure,
+    grey_outside,
+    heat,
+    heat_of,
+    refuse_if,
+    wrong_scale,
+)
 
 LENGTHS = (0.8, 1.25)  # of the vectors in a map whose colours were rounded or interpolated
 LEAST_UNIT = 0.8  # share of its pixels with such a length
@@ -20,35 +29,25 @@ SWAPPED = 0.7  # times the angle if red and blue were swapped: less needs a rema
 
 
 @dataclass(frozen=True)
-class NormalMeasure:
+class NormalMeasure(Measure):
     """Mean angle in degrees. Black pixels of the condition have no normal and are left out."""
+
+    metric: ClassVar[str] = "degrees"
+    higher_is_better: ClassVar[bool] = False
+    legend: ClassVar[Legend] = tuple(
+        (word, heat_of(angle / HOTTEST))
+        for word, angle in (
+            ("as wanted", 0.0),
+            ("30 degrees off", 30.0),
+            ("60", 60.0),
+            ("90", 90.0),
+        )
+    )
 
     @property
     def name(self) -> str:
-        """Says the unit."""
+        """In full."""
         return "Mean angle (degrees)"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """An error."""
-        return False
-
-    @property
-    def legend(self) -> Legend:
-        """The heat map's scale."""
-        marks = {"as wanted": 0.0, "30 degrees off": 30.0, "60": 60.0, "90": 90.0}
-        return tuple(
-            (word, (red, green, blue))
-            for word, angle in marks.items()
-            for red, green, blue in [
-                heat(torch.full((1, 1, 1, 1), angle / HOTTEST)).flatten().tolist()
-            ]
-        )
-
-    @property
-    def enlarging(self) -> str:
-        """Nothing to say."""
-        return ""
 
     def text(self, score: float) -> str:
         """Degrees."""
@@ -59,9 +58,9 @@ class NormalMeasure:
         refuse_if([_problem(one) for one in condition], "a normal map (directions as colours)")
         return _vectors(condition.float()), []
 
-    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """Without mixing directions."""
-        return resize_nearest(wanted, height, width)
+    def stated(self, wanted: Tensor) -> Tensor:
+        """Where there is a normal."""
+        return (wanted != 0).any(1, keepdim=True)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """Scores, sentences, and the angles as a heat map."""
@@ -78,8 +77,7 @@ class NormalMeasure:
                 strict=True,
             )
         ]
-        nothing = (wanted == 0).all(1, keepdim=True)
-        error = torch.where(nothing, 0, angles(found, wanted) / HOTTEST).clamp(0, 1)
+        error = torch.where(~self.stated(wanted), 0, angles(found, wanted) / HOTTEST).clamp(0, 1)
         return Comparison(score.mean, lines, grey_outside(heat(error), mask))
 
 

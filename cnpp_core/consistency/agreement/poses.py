@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from .measure import (
     LOST,
     Comparison,
     Legend,
+    Measure,
     grey_outside,
     painted,
     refuse_if,
@@ -23,6 +25,8 @@ from .measure import (
 from .skeletons import JOINT_COUNT, LIMBS, read_skeletons
 
 ALPHA = 0.1  # of the size of the person
+# OpenPose learns its heat maps with Gaussians of 7 pixels and looks at pictures 184 pixels high.
+JOINT_SIGMA = 7 / 184
 MOST_LIT = 0.5  # a drawing is mostly black
 LIT, COLOURLESS = 0.1, 0.15
 LEAST_COLOURED = 0.5  # of what is not black; a photograph on black is no drawing
@@ -30,39 +34,23 @@ DOT = 0.008  # radius of a joint, as a share of the longer side of the picture
 
 
 @dataclass(frozen=True)
-class PoseMeasure:
+class PoseMeasure(Measure):
     """PCK: the share of the wanted joints that are found in place.
 
     tolerance: in pixels; 0 for a tenth of the size of the person.
     """
 
+    metric: ClassVar[str] = "joints in place"
+    legend: ClassVar[Legend] = (("in place", KEPT), ("lost", LOST), ("found elsewhere", INVENTED))
+
     tolerance: int = 0
 
     @property
     def name(self) -> str:
-        """Names the tolerance."""
+        """With the tolerance, without which a PCK says little."""
         if self.tolerance == 0:
             return f"PCK (within {ALPHA:.0%} of the person's size)"
         return f"PCK (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """A share."""
-        return True
-
-    @property
-    def legend(self) -> Legend:
-        """Colours of the difference picture."""
-        return (("in place", KEPT), ("lost", LOST), ("found elsewhere", INVENTED))
-
-    @property
-    def enlarging(self) -> str:
-        """Joints are points: nothing to say."""
-        return ""
-
-    def text(self, score: float) -> str:
-        """A share."""
-        return f"{score:.1%}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Drawings (N, 3, H, W) -> joints (N, P, 18, 3): x, y in shares of the sides, 1 or 0."""
@@ -87,6 +75,19 @@ class PoseMeasure:
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """Nothing to do: joints are stored as shares of the sides."""
         return wanted
+
+    def target(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """Joints (N, P, J, 3) -> heat maps (N, J, height, width), as OpenPose learns them.
+
+        A Gaussian of height 1 at each joint; of several people the highest counts.
+        """
+        sigma = JOINT_SIGMA * height
+        y = torch.arange(height, device=wanted.device) + 0.5
+        x = torch.arange(width, device=wanted.device) + 0.5
+        down = (y - wanted[..., 1, None] * height).square()  # (N, P, J, height)
+        right = (x - wanted[..., 0, None] * width).square()
+        maps = torch.exp(-(down[..., None] + right[..., None, :]) / (2 * sigma**2))
+        return (maps * (wanted[..., 2, None, None] > 0)).amax(1)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """Scores, sentences, and the skeletons in white, red and blue."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from .measure import (
     MOST_COLOUR,
     Comparison,
     Legend,
+    Measure,
     colour_of,
     grey_outside,
     refuse_if,
@@ -29,34 +31,19 @@ DARK, LEAST_DARK = 0.25, 0.4
 
 
 @dataclass(frozen=True)
-class SoftMapMeasure:
+class SoftMapMeasure(Measure):
     """MS-SSIM of the maps; of as many scales as a small picture has room for.
 
     what: the maps in words. node: the one whose output they are.
     """
 
+    metric: ClassVar[str] = "MS-SSIM"
+    # As bright as the lines that they stand for.
+    legend: ClassVar[Legend] = (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
+    enlarging: ClassVar[str] = "enlarged lines are wide, which lowers the score"
+
     what: str = "soft edge map"
     node: str = "Soft Edge (HED)"
-
-    @property
-    def name(self) -> str:
-        """As in the tables of ControlNet++."""
-        return "MS-SSIM"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """A similarity."""
-        return True
-
-    @property
-    def legend(self) -> Legend:
-        """Colours of the difference picture, as bright as the lines that they stand for."""
-        return (("kept", KEPT), ("lost", LOST), ("invented", INVENTED))
-
-    @property
-    def enlarging(self) -> str:
-        """Soft lines grow wider too."""
-        return "enlarged lines are wide, which lowers the score"
 
     def text(self, score: float) -> str:
         """Four digits, as published."""

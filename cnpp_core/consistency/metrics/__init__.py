@@ -7,10 +7,10 @@ where to look. What a reward needs is differentiable and says so.
 from __future__ import annotations
 
 from .depth import DepthScore, align, depth_score, rmse
-from .edges import EdgeScore, dilate, edge_f1, soft_f1
+from .edges import EdgeScore, dilate, edge_f1
 from .normals import NormalScore, angles, normal_score
-from .pose import PoseScore, keypoint_size, match_people, oks, pck, people_of, pose_score
-from .regions import class_iou, confusion, mean_iou, soft_iou
+from .pose import PoseScore, keypoint_size, match_people, oks, pck, pose_score
+from .regions import class_iou, confusion, mean_iou
 from .similarity import BETAS, betas_that_fit, ms_ssim, ssim
 
 __all__ = [
@@ -34,10 +34,7 @@ __all__ = [
     "normal_score",
     "oks",
     "pck",
-    "people_of",
     "pose_score",
     "rmse",
-    "soft_f1",
-    "soft_iou",
     "ssim",
 ]

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import as_pair, inside
-
 
 class EdgeScore(NamedTuple):
     """Agreement of two edge maps, each (B,) float32 in 0..1."""
@@ -42,21 +40,6 @@ def edge_f1(
     both = precision + recall
     f1 = torch.where(both > 0, 2 * precision * recall / both.clamp(min=1e-12), both)
     return EdgeScore(precision, recall, f1)
-
-
-def soft_f1(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """F1 of edge probabilities, (B,): 2 sum(p t) / (sum(p) + sum(t)), the Dice coefficient.
-
-    prediction: (B, 1, H, W) in 0..1; target and mask as in `edge_f1`. Equals its exact F1 where
-    both are 0 or 1; two empty maps score 1. Differentiable in both.
-    """
-    prediction, target = as_pair(prediction, target, "an edge map", 1)
-    allowed = inside(mask, prediction)
-    if allowed is not None:
-        prediction, target = prediction * allowed, target * allowed
-    common = (prediction * target).flatten(1).sum(1)
-    total = (prediction + target).flatten(1).sum(1)
-    return torch.where(total > 0, 2 * common / total.clamp(min=1e-12), 1 - total)
 
 
 def dilate(pixels: Tensor, radius: int) -> Tensor:

@@ -7,8 +7,8 @@ sigmas are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -143,19 +143,6 @@ def keypoint_size(people: Tensor) -> Tensor:
     low = torch.where(there, people[..., :2], torch.inf).amin(-2)
     high = torch.where(there, people[..., :2], -torch.inf).amax(-2)
     return (high - low).nan_to_num(1).clamp(min=1)
-
-
-def people_of(frame: Mapping[str, Any], joints: int = len(SIGMAS)) -> Tensor:
-    """The bodies in one frame of POSE_KEYPOINT as (P, joints, 3), in the unit of the frame."""
-    lists = [person.get("pose_keypoints_2d") or [] for person in frame.get("people") or []]
-    wrong = [len(flat) for flat in lists if len(flat) not in (0, 3 * joints)]
-    if wrong:
-        raise ValueError(
-            f"POSE_KEYPOINT has {wrong[0]} numbers for a body; {3 * joints} are needed: x, y and "
-            f"confidence of {joints} joints."
-        )
-    bodies = [torch.tensor([float(v or 0) for v in flat]).view(joints, 3) for flat in lists if flat]
-    return torch.stack(bodies) if bodies else torch.zeros(0, joints, 3)
 
 
 def _visible(people: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .batch import at_least_float32
-
 IGNORE = 255
 
 
@@ -79,28 +77,3 @@ def mean_iou(
     """
     counts = confusion(prediction, target, classes, ignore_index, mask)
     return class_iou(counts).nanmean(-1).float()
-
-
-def soft_iou(
-    probabilities: Tensor, target: Tensor, ignore_index: int = IGNORE, mask: Tensor | None = None
-) -> Tensor:
-    """Mean IoU of class probabilities, per picture, (B,); differentiable.
-
-    probabilities: (B, K, H, W), their sum over K is 1; target: (B or 1, H, W). Intersection is
-    sum(p t), union sum(p + t - p t); the mean is over the classes of the target. Equals the hard
-    IoU of those classes where probabilities are 0 or 1. NaN where every pixel is ignored.
-    """
-    p = at_least_float32(probabilities)
-    target = target.to(p.device).expand(len(p), -1, -1)
-    counted = target != ignore_index
-    if mask is not None:
-        counted = counted & (mask.to(p.device)[:, 0] > 0.5)
-    labels = torch.where(counted, target, 0).long()
-    wanted = torch.zeros_like(p).scatter_(1, labels[:, None], 1) * counted[:, None]
-    p = p * counted[:, None]
-    common = (p * wanted).sum((2, 3))
-    union = (p + wanted).sum((2, 3)) - common
-    present = wanted.sum((2, 3)) > 0
-    iou = torch.where(present, common / union.clamp(min=1e-12), 0)
-    count = present.sum(1)
-    return torch.where(count > 0, iou.sum(1) / count.clamp(min=1), torch.nan)

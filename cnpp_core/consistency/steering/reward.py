@@ -1,8 +1,7 @@
 """How far a picture's condition is from the wanted one, as a loss whose gradient reaches it.
 
 The reward of ControlNet++ (arXiv 2404.07987, section 3.3), as guidance follows it while a picture
-is sampled. `metrics.reward_loss` is what the paper trains with. Where it gives no direction to a
-single picture, `guidance_loss` differs, and says why.
+is sampled: which loss and which measure a kind of condition has, its row in `condition` says.
 """
 
 from __future__ import annotations
@@ -10,18 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from ...condition import Condition
 from ..agreement.measure import Measure
-from ..losses import line_loss, mse, reward_loss
-from ..metrics.regions import IGNORE
+from ..losses import Loss
 from ..resize import resize_nearest, same_aspect
-
-# OpenPose learns its heat maps with Gaussians of 7 pixels and looks at pictures 184 pixels high.
-JOINT_SIGMA = 7 / 184
-STROKE_REACH = 0.015  # of the shorter side: half the width of a stroke of the scribble annotators
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +22,12 @@ class Reward:
 
     annotate: pictures (B, 3, H, W) in 0..1 -> soft map (B, C, h, w), differentiable; for seg the
     logits of its classes, for pose a heat map per joint, for lines how surely one is there, 0..1.
-    wanted: as `measure` reads it from the condition image. mask (B or 1, 1, H', W'): only where it
-    is above 0.5 counts.
+    loss: compares it with what `measure` makes of `wanted`, which it has read from the condition
+    image. mask (B or 1, 1, H', W'): only where it is above 0.5 counts.
     """
 
-    condition: Condition
     annotate: Callable[[Tensor], Tensor]
+    loss: Loss
     measure: Measure
     wanted: Tensor
     mask: Tensor | None = None
@@ -43,8 +35,8 @@ class Reward:
     @classmethod
     def of(
         cls,
-        condition: Condition,
         annotate: Callable[[Tensor], Tensor],
+        loss: Loss,
         measure: Measure,
         image: Tensor,
         mask: Tensor | None = None,
@@ -56,13 +48,13 @@ class Reward:
         wanted, _ = measure.read(image)
         if mask is not None:
             _check_mask(mask, image)
-        if (empty := _nothing_wanted(condition, wanted, mask)) is not None:
+        if (empty := _nothing_stated(measure, wanted, mask)) is not None:
             raise ValueError(
                 f"Nothing is left to follow in condition {empty + 1}: it has nothing inside the "
                 "mask. Paint a part white where the condition says something, or disconnect the "
                 "mask."
             )
-        return cls(condition, annotate, measure, wanted, mask)
+        return cls(annotate, loss, measure, wanted, mask)
 
     def rows(self, start: int, stop: int) -> Reward:
         """For some pictures of the batch only."""
@@ -76,57 +68,11 @@ class Reward:
         """(B, 3, H, W) in 0..1 -> (B,), lower is better; differentiable in the pictures."""
         found = self.annotate(pictures)
         height, width = found.shape[-2:]
-        wanted, mask = self.wanted.to(found.device), self.mask
-        if self.condition is Condition.POSE:
-            wanted = joint_maps(wanted, height, width)
-        elif wanted.shape[-2:] != (height, width):
-            wanted = self.measure.resize(wanted, height, width)
+        wanted = self.measure.target(self.wanted.to(found.device), height, width)
+        mask = self.mask
         if mask is not None:
             mask = resize_nearest(mask.to(found.device), height, width)
-        return guidance_loss(self.condition, found, wanted, mask)
-
-
-def guidance_loss(
-    condition: Condition, found: Tensor, wanted: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """What guidance lowers, per picture, (B,).
-
-    found: a soft map (B, C, H, W), see `Reward`; wanted: of the same size, batch B or 1. As
-    `reward_loss`, but for
-
-    - canny, mlsd, scribble: `line_loss`. The mean square of a few thin lines on much black calls
-      black the best answer, and off its ridges the thinned map of canny has no gradient at all;
-    - normal: only where the condition has a normal, on vectors instead of colours;
-    - pose: heat maps of the joints; if the annotator has one for all of them, their highest.
-    """
-    if condition in (Condition.CANNY, Condition.MLSD):
-        return line_loss(found, wanted, mask)
-    if condition is Condition.SCRIBBLE:  # strokes are thick, and the line in their middle is thin
-        reach = max(1, round(STROKE_REACH * min(found.shape[-2:])))
-        return line_loss(found, wanted, mask, reach=reach, gap=0)
-    if condition is Condition.NORMAL:
-        there = (wanted != 0).any(1, keepdim=True).expand(len(found), -1, -1, -1)
-        inside = there if mask is None else there & (mask > 0.5)
-        return mse(found * 2 - 1, wanted, inside.to(found.dtype))
-    if condition is Condition.SEG:
-        return reward_loss(condition, found, wanted[:, 0], mask)
-    if condition is Condition.POSE and found.shape[1] == 1:
-        wanted = wanted.amax(1, keepdim=True)
-    return reward_loss(condition, found, wanted.to(found.dtype), mask)
-
-
-def joint_maps(joints: Tensor, height: int, width: int) -> Tensor:
-    """Joints (N, P, J, 3) as `PoseMeasure` reads them -> heat maps (N, J, height, width).
-
-    A Gaussian of height 1 at each joint; of several people the highest counts.
-    """
-    sigma = JOINT_SIGMA * height
-    y = torch.arange(height, device=joints.device) + 0.5
-    x = torch.arange(width, device=joints.device) + 0.5
-    down = (y - joints[..., 1, None] * height).square()  # (N, P, J, height)
-    right = (x - joints[..., 0, None] * width).square()
-    maps = torch.exp(-(down[..., None] + right[..., None, :]) / (2 * sigma**2))
-    return (maps * (joints[..., 2, None, None] > 0)).amax(1)
+        return self.loss(found, wanted, mask)
 
 
 def _check_mask(mask: Tensor, image: Tensor) -> None:
@@ -150,13 +96,10 @@ def _check_mask(mask: Tensor, image: Tensor) -> None:
         )
 
 
-def _nothing_wanted(condition: Condition, wanted: Tensor, mask: Tensor | None) -> int | None:
-    """The first condition of a kind with gaps that says nothing at all under its mask."""
-    if condition is Condition.SEG:
-        there = wanted != IGNORE
-    elif condition is Condition.NORMAL:
-        there = (wanted != 0).any(1, keepdim=True)
-    else:
+def _nothing_stated(measure: Measure, wanted: Tensor, mask: Tensor | None) -> int | None:
+    """The first condition that says nothing at all, or nothing under its mask."""
+    there = measure.stated(wanted)
+    if there is None:
         return None
     if mask is not None:
         inside = resize_nearest(mask, *wanted.shape[-2:]) > 0.5

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import folder_paths
 
+from ....annotators import hub
+from ....annotators.catalogue import WEIGHTS
+
 FOLDER = "annotators"
+SEGMENTER = WEIGHTS["oneformer_ade20k"].name
 
 
 def register() -> None:
@@ -29,6 +33,23 @@ def transformers_folders() -> list[Path]:
     return sorted(file.parent for path in own for file in path.glob("*/config.json"))
 
 
+def segmenter_names() -> list[str]:
+    """Segmentation models to choose from: the one that can be downloaded, then those found."""
+    found = {folder.name for folder in transformers_folders()}
+    return [SEGMENTER, *sorted(found - {SEGMENTER})]
+
+
+def named_folder(name: str) -> Path:
+    """The folder of this name among them; ValueError if it is gone."""
+    for folder in transformers_folders():
+        if folder.name == name:
+            return folder
+    raise ValueError(
+        f"The folder {name!r} is not in models/annotators. Choose another model, or refresh the "
+        "list with the key R."
+    )
+
+
 def search_folders() -> list[Path]:
     """Where to look for weights, in order: our own folders, then those of others that exist."""
     own = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
@@ -38,16 +59,9 @@ def search_folders() -> list[Path]:
         *_from_environment("AUX_ANNOTATOR_CKPTS_PATH"),  # where that pack was told to keep them
         models / "ControlNetPreprocessor",
         models / "controlnet_aux",
-        *_hub_cache(),
+        *hub.cache_folders(),
     ]
     return [*own, *(path for path in others if path not in own and path.is_dir())]
-
-
-def _hub_cache() -> list[Path]:
-    """The download cache of Hugging Face."""
-    named = _from_environment("HF_HUB_CACHE")
-    home = _from_environment("HF_HOME") or [Path.home() / ".cache" / "huggingface"]
-    return named or [path / "hub" for path in home]
 
 
 def _from_environment(variable: str) -> list[Path]:

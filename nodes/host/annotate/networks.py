@@ -19,8 +19,9 @@ from comfy.utils import ProgressBar
 from torch import Tensor, nn
 
 from ....annotators import weights
+from ....annotators.kinds import Network
 from ..memory import PartsThatFit, rows_that_fit
-from .folders import download_folder, search_folders
+from .folders import download_folder, named_folder, search_folders
 
 LONG_BATCH = 16  # pictures in one forward: between two of them a run can show progress and stop
 # What a network holds at once, at most: some maps of 64 channels, or 150 classes three times.
@@ -94,19 +95,19 @@ def keep_while_loaded(patchers: Sequence[ModelPatcher]) -> None:
                 _ties[patcher] = finalize(entry, _let_go, patcher)
 
 
-def model(kind: Callable[..., nn.Module], key: str, *, download: bool = False) -> ModelPatcher:
-    """The network `kind` with the weights of `annotators.weights.WEIGHTS[key]`, read once.
+def opened(network: Network, download: bool = False, folder: str = "") -> ModelPatcher:
+    """A network with its published weights, or with those in a folder of ours, read once.
 
-    Raises MissingWeights, which says how to get the file, unless `download` fetches it.
+    Raises MissingWeights, which says how to get the file, unless `download` fetches it; ValueError
+    for a folder that is not there.
     """
 
     def read(dtype: torch.dtype, device: torch.device) -> nn.Module:
-        path = find_weights(key, download)
-        module = kind(operations=ops.disable_weight_init, dtype=dtype, device=device)
-        weights.load(module, key, path)
-        return module
+        path = named_folder(folder) if folder else find_weights(network.key, download)
+        layers = ops.disable_weight_init
+        return network.kind.open(path, network.key, operations=layers, dtype=dtype, device=device)
 
-    return once((kind, key), read)
+    return once((network.kind, network.key, folder), read)
 
 
 def once(key: Hashable, read: Callable[[torch.dtype, torch.device], nn.Module]) -> ModelPatcher:
@@ -133,7 +134,7 @@ def once(key: Hashable, read: Callable[[torch.dtype, torch.device], nn.Module]) 
 def find_weights(key: str, download: bool) -> Path:
     """Where the file or folder is, after a download if need be and if wanted."""
     try:
-        return weights.find(key, search_folders())
+        return weights.find(key, search_folders(), "Switch on `download` in the node")
     except weights.MissingWeights:
         if not download:
             raise

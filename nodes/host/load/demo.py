@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....annotators.kinds import Classes, Ways
 from ....demo.model import load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
@@ -39,13 +40,6 @@ def demo_annotator() -> NodeAnnotator:
     """What finds the shapes in pictures of the demo model."""
     patcher = once("demo segmenter", lambda dtype, device: load_segmenter().to(device, dtype))
     network = patcher.model
-    return NodeAnnotator(
-        "seg",
-        network.annotate,
-        network,
-        (patcher,),
-        rewarded=network.logits,
-        palette=PALETTE,
-        names=CLASSES,
-        palette_name="the demo model",
-    )
+    classes = Classes(PALETTE, CLASSES, "the demo model")
+    ways = Ways(network.annotate, network.logits, classes=classes)
+    return NodeAnnotator("seg", ways, (patcher,))

@@ -25,4 +25,4 @@ def soft_edge(host: Host, image: Tensor, **options: Any) -> tuple:
 def patcher_of(host: Host, key: str) -> Any:
     """The host's ModelPatcher of the network with the weights of this key."""
     known = host.pack("nodes.host.annotate.networks")._patchers
-    return next(patcher for (_, name), patcher in known.items() if name == key)
+    return next(patcher for what, patcher in known.items() if key in what)

@@ -53,6 +53,31 @@ def models(host, tmp_path, monkeypatch, weight_files) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def upernet(host, tmp_path_factory) -> Path:
+    """A folder with a tiny random UperNet for ADE20K, in transformers' format."""
+    import transformers
+
+    labels = dict(enumerate(host.pack("annotators.ade20k").CLASSES))
+    config = transformers.UperNetConfig(
+        backbone_config=transformers.ConvNextConfig(
+            hidden_sizes=[8, 8, 16, 16],
+            depths=[1, 1, 1, 1],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        hidden_size=16,
+        use_auxiliary_head=False,
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+    )
+    torch.manual_seed(0)
+    model = transformers.UperNetForSemanticSegmentation(config).eval()
+    torch.nn.init.normal_(model.decode_head.classifier.weight)  # else one class wins everywhere
+    folder = tmp_path_factory.mktemp("models") / "tiny_upernet"
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def progress(monkeypatch) -> list[tuple[int, int]]:
     """(done, of) of every step that the host would have shown."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import sys
-from pathlib import Path
 from threading import Event
 
 import pytest
@@ -120,31 +119,6 @@ def test_openpose_with_nobody_in_the_picture_is_black(host, models, weight_files
     assert keypoints[0]["canvas_height"] == 40
 
 
-@pytest.fixture(scope="module")
-def upernet(host, tmp_path_factory) -> Path:
-    """A folder with a tiny random UperNet for ADE20K, in transformers' format."""
-    import transformers
-
-    labels = dict(enumerate(host.pack("annotators.ade20k").CLASSES))
-    config = transformers.UperNetConfig(
-        backbone_config=transformers.ConvNextConfig(
-            hidden_sizes=[8, 8, 16, 16],
-            depths=[1, 1, 1, 1],
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        ),
-        hidden_size=16,
-        use_auxiliary_head=False,
-        id2label=labels,
-        label2id={name: number for number, name in labels.items()},
-    )
-    torch.manual_seed(0)
-    model = transformers.UperNetForSemanticSegmentation(config).eval()
-    torch.nn.init.normal_(model.decode_head.classifier.weight)  # else one class wins everywhere
-    folder = tmp_path_factory.mktemp("models") / "tiny_upernet"
-    model.save_pretrained(folder)
-    return folder
-
-
 def segment(host, image, **options):
     options = {"model_name": "tiny_upernet", "resolution": 0} | options
     return host.call("CNPP_Segmentation", image=image, **options)
@@ -215,14 +189,35 @@ def test_annotate_any_gives_what_the_node_of_the_condition_gives(
 
 
 def test_annotate_any_knows_every_condition(host):
-    known = host.pack("cnpp_core.condition").Condition.__members__
-    assert {name.lower() for name in known} == set(SAME)
+    known = [kind.key for kind in host.pack("cnpp_core.condition").Condition]
+    assert known == [*SAME, "tile"]  # which has no node of its own
     (choice,) = (
         given
         for given in host.registry["CNPP_Annotate"].define_schema().inputs
         if given.id == "condition"
     )
-    assert list(choice.options) == list(SAME)
+    more = ["canny (cv2)", "lineart (coarse)", "scribble (XDoG)", "scribble (drawing)"]
+    more += ["pose (hands)", "normal (depth map)", "tile (blur)"]
+    assert list(choice.options) == [*known, *more]
+
+
+def test_annotate_any_makes_tiles(host):
+    image = picture(height=48, width=64)
+    tile = host.pack("annotators.tile")
+    for choice, find in (("tile", tile.tile_resample), ("tile (blur)", tile.tile_blur)):
+        found, annotator = host.call(
+            "CNPP_Annotate", image=image, condition=choice, resolution=0, download=False
+        )
+        assert torch.equal(found.movedim(-1, 1), find(image.movedim(-1, 1)))
+        score, *_ = host.call(
+            "CNPP_CycleConsistencyCheck",
+            images=image,
+            condition=found,
+            kind="tile (resample)",
+            tolerance=0,
+            annotator=annotator,
+        )
+        assert score == 0.0
 
 
 # Node, its own options, the weights that it needs.

@@ -12,7 +12,7 @@ CANNY = "canny (ControlNet++)"
 
 def annotator(host, condition, maps):
     """An ANNOTATOR as other nodes give it, that finds these maps (B, c, H, W)."""
-    return host.pack("nodes.host.annotate.annotator").NodeAnnotator(condition, lambda image: maps)
+    return host.annotator(condition, lambda image: maps)
 
 
 def pictures(count, size=64):

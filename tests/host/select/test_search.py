@@ -209,9 +209,7 @@ def test_the_sheet_has_all_pictures_with_their_scores(found):
 def test_where_the_score_is_an_error_the_smallest_wins(host, world):
     greys = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
     pattern = greys.movedim(1, -1).expand(-1, -1, -1, 3)
-    finder = host.pack("nodes.host.annotate.annotator").NodeAnnotator(
-        "depth", lambda image: image.mean(1, keepdim=True)
-    )
+    finder = host.annotator("depth", lambda image: image.mean(1, keepdim=True))
     found = run(host, world | {"annotator": finder}, condition=pattern, kind="depth")
     scores = [float(line.split()[1]) for line in entries(found["table"])]
     assert scores == sorted(scores)

@@ -54,7 +54,7 @@ def edges(height, width, batch=1):
 
 
 def annotator(host, condition):
-    return host.pack("nodes.host.annotate.annotator").NodeAnnotator(condition, lambda image: image)
+    return host.annotator(condition, lambda image: image)
 
 
 def test_with_sound_inputs_it_would_sample(search):

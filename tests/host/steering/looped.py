@@ -33,7 +33,7 @@ def finder(host: Host, share: Callable[[Tensor], float] = by_content) -> Any:
     def find(pictures):
         return torch.cat([EDGES * (column < 128 * share(picture)) for picture in pictures])
 
-    return host.pack("nodes.host.annotate.annotator").NodeAnnotator("canny", find)
+    return host.annotator("canny", find)
 
 
 def feedback(

@@ -98,9 +98,7 @@ def test_a_control_without_its_model_keeps_its_strength_and_says_so_once(host, c
 
 def test_where_lower_is_better_errors_strengthen(host):
     ramp = torch.linspace(0, 1, 128).view(1, 1, 1, -1).expand(-1, -1, 128, -1)
-    annotator = host.pack("nodes.host.annotate.annotator").NodeAnnotator(
-        "depth", lambda image: (1 - ramp).expand(len(image), -1, -1, -1)
-    )
+    annotator = host.annotator("depth", lambda image: (1 - ramp).expand(len(image), -1, -1, -1))
     condition = ramp.expand(-1, 3, -1, -1).movedim(1, -1)
     model, control, record = feedback(
         host, kind="depth", annotator=annotator, condition=condition, target=0.0, gain=1.0

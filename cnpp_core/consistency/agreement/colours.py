@@ -1,0 +1,94 @@
+"""What agreement means for tiles: whether a picture has the colours of a coarse one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..metrics import rmse
+from ..metrics.batch import masked_mean
+from .measure import (
+    Comparison,
+    Legend,
+    Measure,
+    grey_outside,
+    heat,
+    heat_of,
+    refuse_if,
+    wrong_scale,
+)
+
+LEVELS = 255
+NODE = "Annotate (any) with condition tile"
+FLAT = 0.5 / 255
+MOST_EXTREME = 0.98  # share of black and white pixels: above it, it is a drawing
+HOTTEST = 90.0  # levels shown as white
+
+
+@dataclass(frozen=True)
+class ColourMeasure(Measure):
+    """RMSE of the colours on 0..255, all channels alike."""
+
+    metric: ClassVar[str] = "RMSE of 255"
+    higher_is_better: ClassVar[bool] = False
+    legend: ClassVar[Legend] = tuple(
+        (word, heat_of(levels / HOTTEST))
+        for word, levels in (
+            ("as wanted", 0.0),
+            ("30 of 255 off", 30.0),
+            ("60", 60.0),
+            ("90", 90.0),
+        )
+    )
+
+    @property
+    def name(self) -> str:
+        """With what it is of."""
+        return "Colour RMSE (of 255)"
+
+    def text(self, score: float) -> str:
+        """Levels."""
+        return f"{score:.2f}"
+
+    def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
+        """Colours (N, 3, H, W) in 0..1; refuses what is plainly no picture."""
+        refuse_if([_problem(one) for one in condition], "a tile (a coarse picture in colour)")
+        return condition.float().clamp(0, 1), []
+
+    def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
+        """With interpolation, for coarse pictures are smooth."""
+        return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
+
+    def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
+        """Scores, sentences, and how far off each pixel is as a heat map."""
+        found = recovered.float().expand(-1, 3, -1, -1)
+        scores = rmse(found, wanted, mask) * LEVELS
+        off = found - wanted
+        shift = torch.stack([masked_mean(off[:, c : c + 1], mask) for c in range(3)], dim=1)
+        lines = [
+            f"RMSE {error:.2f} of 255; the mean colour is off by "
+            f"{', '.join(f'{c * LEVELS:+.1f}' for c in channels)} (red, green, blue)"
+            for error, channels in zip(scores.tolist(), shift.tolist(), strict=True)
+        ]
+        error = off.square().mean(1, keepdim=True).sqrt() * LEVELS / HOTTEST
+        return Comparison(scores, lines, grey_outside(heat(error.clamp(0, 1)), mask))
+
+
+def _problem(condition: Tensor) -> str:
+    if problem := wrong_scale(condition):
+        return problem
+    if condition.shape[0] != 3:
+        return f"it has one channel. Connect the output of {NODE}."
+    if (condition.amax() - condition.amin()).item() < FLAT:
+        return f"it has one value everywhere. Connect the output of {NODE}."
+    extreme = ((condition < FLAT) | (condition > 1 - FLAT)).all(0).float().mean().item()
+    if extreme > MOST_EXTREME:
+        return (
+            f"{extreme:.0%} of it is black, white or a pure colour, like a drawing or a mask. "
+            f"Connect the output of {NODE}."
+        )
+    return ""
