@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .read import CheckpointError
 
+ORIGINAL, DIFFUSERS = "original", "diffusers"  # the two layouts of tensor names
 PREFIX = "control_model."
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front
 DIFFERENCE = "difference"
@@ -42,7 +43,7 @@ class Found:
     """A ControlNet in a file: its tensors without prefix, still in the file's own layout."""
 
     state_dict: dict[str, Tensor]
-    layout: str  # "original" or "diffusers"
+    layout: str  # ORIGINAL or DIFFUSERS
     prefix: str  # what was cut off every name
     difference: bool  # the encoder is stored as its distance from a UNet's
     ignored: tuple[str, ...]  # harmless extras
@@ -63,9 +64,9 @@ def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
         kept = {k.removeprefix(PREFIX): v for k, v in inner.items() if k.startswith(PREFIX)}
         rest = [k for k in inner if not k.startswith(PREFIX) and not k.startswith(TRAINING_EXTRAS)]
         extras = [k for k in inner if k.startswith(TRAINING_EXTRAS)]
-        layout, prefix = "original", wrapper + PREFIX
+        layout, prefix = ORIGINAL, wrapper + PREFIX
     elif ORIGINAL_MARK in inner or DIFFUSERS_MARK in inner:
-        layout = "original" if ORIGINAL_MARK in inner else "diffusers"
+        layout = ORIGINAL if ORIGINAL_MARK in inner else DIFFUSERS
         kept, rest, extras, prefix = dict(inner), [], [], wrapper
     else:
         raise NotAControlNet(f"{name} is {describe(tensors)}.")

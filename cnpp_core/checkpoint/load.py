@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..network.config import NetworkConfig
 from ..network.controlnet import ControlNet
-from .formats import Found, NotAControlNet, find_controlnet, some
+from .formats import DIFFUSERS, ORIGINAL, Found, NotAControlNet, find_controlnet, some
 from .keys import from_diffusers
 from .read import DOWNLOAD_AGAIN, read_tensors
 from .shapes import MissingTensor, read_config
@@ -51,7 +51,8 @@ class LoadedControl:
 
     state_dict: dict[str, Tensor] = field(repr=False)  # original layout, no prefix, as stored
     config: NetworkConfig
-    format: str  # "original", "diffusers", "difference", "union, 8 types (ProMax)", ...
+    layout: str  # of the file's tensor names: ORIGINAL or DIFFUSERS
+    format: str  # to be read: "original", "diffusers", "difference", "union, 8 types (ProMax)", ...
     dtype: torch.dtype  # the one that holds most bytes
     bytes_by_dtype: dict[torch.dtype, int]
 
@@ -94,7 +95,7 @@ def load_controlnet_file(
     if found.ignored:
         log.info("%s: ignored %d tensors: %s", name, len(found.ignored), some(found.ignored))
     try:
-        original = found.layout == "original"
+        original = found.layout == ORIGINAL
         state_dict = found.state_dict if original else from_diffusers(found.state_dict)
         config = read_config(state_dict)
     except MissingTensor as error:
@@ -111,6 +112,7 @@ def load_controlnet_file(
     return LoadedControl(
         state_dict=state_dict,
         config=config,
+        layout=found.layout,
         format=_format(found, config),
         dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype]),
         bytes_by_dtype=by_dtype,
@@ -189,6 +191,6 @@ def _format(found: Found, config: NetworkConfig) -> str:
         return "difference"
     if config.union_types is not None:
         promax = " (ProMax)" if config.union_types == PROMAX_TYPES else ""
-        layout = "" if found.layout == "diffusers" else ", original layout"
+        layout = "" if found.layout == DIFFUSERS else ", original layout"
         return f"union, {config.union_types} types{promax}{layout}"
     return found.layout + (f", {found.prefix} prefix" if found.prefix else "")

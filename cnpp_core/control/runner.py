@@ -111,7 +111,7 @@ class ControlRunner:
             self.shape.require_blocks(self.blocks)
             scales = self.scales(request.chunks, percent)
         if scales is not None:
-            _require_voice(residuals, scales, active)
+            _require_some_asked(residuals, scales, active)
             residuals = residuals.scaled_by_chunk([scales[chunk] for chunk in active])
         if self.shape.masks.layers:
             residuals = self._masked(residuals, request, active)
@@ -175,7 +175,7 @@ class ControlRunner:
         return self._masks[kind]
 
 
-def _require_voice(
+def _require_some_asked(
     residuals: ControlResiduals, scales: ChunkScales, chunks: Sequence[Chunk]
 ) -> None:
     """ValueError if the scales leave nothing but blocks where this control is silent."""

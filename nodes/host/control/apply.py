@@ -12,7 +12,14 @@ from ....cnpp_core.control.rows import COND, UNCOND
 from ....cnpp_core.control.scales import Scales
 from .call import MARK, PromptMark
 from .control import ControlNetPlusPlus, as_ours
-from .family import context_width, describe, family_of_width, require_conditioning
+from .family import (
+    config_of,
+    context_width,
+    describe,
+    family_of_width,
+    require_conditioning,
+)
+from .network import is_silent
 
 NODE = "Apply ControlNet++"
 
@@ -39,7 +46,7 @@ def apply_control(
     ValueError for what can't work, naming the input to change.
     """
     _require_window(*window)
-    if strength == 0 or getattr(control_net, "says_nothing", False):
+    if strength == 0 or is_silent(control_net):
         return positive, negative
     require_image(image, control_net, NODE)
     _require_family(control_net, positive, negative)
@@ -78,9 +85,8 @@ def _copy(
     """A control of this Apply's own; the host's very class where there is nothing to shape."""
     if scales is None and not isinstance(control_net, ControlNetPlusPlus):
         return control_net.copy()
-    copy = as_ours(control_net)
-    copy.has_areas = with_areas
-    return copy.shaped() if scales is None else copy.shaped(scales=scales)
+    copy = as_ours(control_net).for_prompts(with_areas=with_areas)
+    return copy if scales is None else copy.shaped(scales=scales)
 
 
 def _require_window(start: float, end: float) -> None:
@@ -120,7 +126,7 @@ def _hint_channels(control_net: host.ControlBase) -> int:
 def _require_family(
     control_net: host.ControlBase, positive: Conditioning, negative: Conditioning
 ) -> None:
-    config = control_net.config if isinstance(control_net, ControlNetPlusPlus) else None
+    config = config_of(control_net)
     if config is not None:
         width, name = config.context_dim, describe(config)
     else:

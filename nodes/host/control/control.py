@@ -15,44 +15,71 @@ from comfy import controlnet as host
 from comfy import hooks
 from torch import Tensor
 
-from ....cnpp_core.checkpoint.shapes import read_config
 from ....cnpp_core.control.partial import count_blocks, is_controlnet
 from ....cnpp_core.control.shape import ControlShape
 from ....cnpp_core.network.config import NetworkConfig
 from .call import MARK, Call, area_hooks
-from .family import require_model
+from .family import config_of, require_model
 from .foreign import explained, require_fit
 from .lists import LazyLists, Lists, merged
-from .run import Run
-
-# What other packs change on a control they hold, for tiles or frames; the inner one follows.
-_SETTINGS = (
-    "cond_hint_original",
-    "strength",
-    "timestep_percent_range",
-    "vae",
-    "extra_concat_orig",
-)
+from .run import Run, Setup
 
 
 class ControlNetPlusPlus(host.ControlBase):
     """A CONTROL_NET around a control of the host. With a neutral shape, its result bit for bit.
 
-    inner: the control itself, ours from now on. shape: immutable, so copies share it.
+    The settings of a control are those of ``inner``: whoever reads, sets or deletes one here does
+    it there, so there is nothing to keep alike. The chain and the clones are this control's own.
+
+    inner: the control itself, ours from now on. shape: immutable, so copies share it. union_hints:
+    of a union network's conditions, None for the one that Apply ControlNet++ gets. has_areas:
+    whether prompts with an area carry this control; None if nobody has looked.
     """
 
-    def __init__(self, inner: host.ControlBase, shape: ControlShape | None = None) -> None:
-        super().__init__()
-        self.inner = inner
-        self.shape = ControlShape() if shape is None else shape
-        # Hints of a union network's conditions; None stands for the one from the Apply node.
-        self.union_hints: tuple[Tensor | None, ...] = ()
-        # Whether prompts with an area carry this control; None: nobody has looked.
-        self.has_areas: bool | None = None
-        # A union network all of whose conditions have weight 0.
-        self.says_nothing = False
-        self._run: Run | None = None
-        self._follow_inner()
+    def __init__(
+        self,
+        inner: host.ControlBase,
+        shape: ControlShape | None = None,
+        union_hints: tuple[Tensor | None, ...] = (),
+        has_areas: bool | None = None,
+    ) -> None:
+        # Not through the host's constructor: the settings that it makes are the inner control's.
+        self.__dict__.update(
+            inner=inner,
+            shape=ControlShape() if shape is None else shape,
+            union_hints=union_hints,
+            has_areas=has_areas,
+            previous_controlnet=None,
+            multigpu_clones={},
+            _area_hooks=None,
+            _run=None,
+        )
+        inner.previous_controlnet = None
+        by_place = self.shape.hint.by_area or bool(self.shape.masks.layers)
+        if by_place and has_areas is not False:
+            self._area_hooks = area_hooks()
+
+    # What others read and set.
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_setting(name):
+            setattr(self.inner, name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_setting(name):
+            delattr(self.inner, name)
+        else:
+            object.__delattr__(self, name)
+
+    def _is_setting(self, name: str) -> bool:
+        return name not in vars(self) and name in vars(self.inner)
 
     @property
     def control_model(self) -> Any:
@@ -61,18 +88,17 @@ class ControlNetPlusPlus(host.ControlBase):
 
     @control_model.setter
     def control_model(self, network: Any) -> None:
-        self.inner.control_model = network
+        self.inner.control_model = network  # type: ignore[attr-defined]
+
+    @property
+    def extra_hooks(self) -> hooks.HookGroup | None:  # type: ignore[override]
+        """The inner control's hooks, and those that tell areas where the shape asks for them."""
+        return hooks.HookGroup.combine_all_hooks([self.inner.extra_hooks, self._area_hooks])
 
     @property
     def config(self) -> NetworkConfig | None:
         """The network's layout; None for anything but a ControlNet with weights of its own."""
-        network = self.control_model
-        known = getattr(network, "config", None)
-        if isinstance(known, NetworkConfig):
-            return known
-        if isinstance(self.inner, host.ControlLora) or not is_controlnet(network):
-            return None
-        return read_config(network.state_dict())
+        return config_of(self.inner)
 
     @property
     def blocks(self) -> int | None:
@@ -80,40 +106,25 @@ class ControlNetPlusPlus(host.ControlBase):
         network = self.control_model
         return count_blocks(network) if is_controlnet(network) else None
 
-    def shaped(self, **changes: Any) -> ControlNetPlusPlus:
-        """A copy whose shape differs in the named fields; ValueError if it can't fit."""
-        twin = self.copy()
-        twin.shape = replace(self.shape, **changes)
-        if twin.blocks is not None:
-            twin.shape.require_blocks(twin.blocks)
-        twin._follow_inner()
-        return twin
-
-    def _follow_inner(self) -> None:
-        """Show the inner control's settings to whoever looks at them on this one."""
-        self.inner.previous_controlnet = None
-        self.inner.copy_to(self)
-        groups = [] if self.inner.extra_hooks is None else [self.inner.extra_hooks]
-        by_place = self.shape.hint.by_area or bool(self.shape.masks.layers)
-        if by_place and self.has_areas is not False:
-            groups.append(area_hooks())
-        self.extra_hooks = hooks.HookGroup.combine_all_hooks(groups) if groups else None
-
-    def _lead_inner(self, inner: host.ControlBase) -> host.ControlBase:
-        """Give the inner control what somebody may have set on this one."""
-        for name in _SETTINGS:
-            setattr(inner, name, getattr(self, name))
-        return inner
-
-    # What the host does with a control around a sampling.
+    # Changed copies.
 
     def copy(self) -> ControlNetPlusPlus:
-        twin = ControlNetPlusPlus(self._lead_inner(self.inner.copy()), self.shape)
-        twin.says_nothing = self.says_nothing
-        twin.union_hints = self.union_hints
-        twin.has_areas = self.has_areas
-        twin._follow_inner()
+        return self._around(self.inner.copy())
+
+    def shaped(self, **changes: Any) -> ControlNetPlusPlus:
+        """A copy whose shape differs in the named fields; ValueError if it can't fit."""
+        twin = self._around(self.inner.copy(), shape=replace(self.shape, **changes))
+        if twin.blocks is not None:
+            twin.shape.require_blocks(twin.blocks)
         return twin
+
+    def with_union_hints(self, hints: tuple[Tensor | None, ...]) -> ControlNetPlusPlus:
+        """A copy whose union network reads these hints (B, C, H, W), one per condition."""
+        return self._around(self.inner.copy(), union_hints=hints)
+
+    def for_prompts(self, *, with_areas: bool) -> ControlNetPlusPlus:
+        """A copy for prompts of which some have an area, or none has."""
+        return self._around(self.inner.copy(), has_areas=with_areas)
 
     def deepclone_multigpu(
         self, load_device: torch.device, autoregister: bool = False
@@ -123,12 +134,16 @@ class ControlNetPlusPlus(host.ControlBase):
                 "A control-LoRA borrows the weights of the model on the first GPU, so it can't "
                 "work on several. Load a whole ControlNet, or take the multi-GPU node out."
             )
-        twin = self.copy()
-        twin.inner = self._lead_inner(self.inner.deepclone_multigpu(load_device))
-        twin._follow_inner()
+        twin = self._around(self.inner.deepclone_multigpu(load_device))
         if autoregister:
             self.multigpu_clones[load_device] = twin
         return twin
+
+    def _around(self, inner: host.ControlBase, **changes: Any) -> ControlNetPlusPlus:
+        said = {name: getattr(self, name) for name in ("shape", "union_hints", "has_areas")}
+        return ControlNetPlusPlus(inner, **said | changes)
+
+    # What the host does with a control around a sampling.
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **kwargs: Any) -> ControlNetPlusPlus:
         """The hint (B, C, H, W), and what else the host's control takes; ValueError for NaN."""
@@ -137,12 +152,10 @@ class ControlNetPlusPlus(host.ControlBase):
                 "The control image contains NaN or infinite values; look at the node that made it."
             )
         self.inner.set_cond_hint(cond_hint, *args, **kwargs)
-        self._follow_inner()
         return self
 
     def set_extra_arg(self, argument: str, value: Any = None) -> None:
         self.inner.set_extra_arg(argument, value)
-        self._follow_inner()
 
     def get_models(self) -> list[Any]:
         self._run = None  # asked for before a run loads its models: what broke off makes room
@@ -161,11 +174,11 @@ class ControlNetPlusPlus(host.ControlBase):
         else:
             require_fit(self.inner, model)
         super().pre_run(model, percent_to_timestep_function)
-        self._lead_inner(self.inner)
         with explained(self.inner, model):
             self.inner.pre_run(model, percent_to_timestep_function)
         # cleanup does not run after an interrupt, so what a run has gathered ends here.
-        self._run = Run(self, model, percent_to_timestep_function)
+        setup = Setup(self.inner, self.shape, self.union_hints)
+        self._run = Run(setup, model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
         run, self._run = self._run, None

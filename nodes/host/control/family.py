@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy import controlnet as host
+
+from ....cnpp_core.checkpoint.shapes import read_config
+from ....cnpp_core.control.partial import is_controlnet
 from ....cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 
 FAMILY_OF_WIDTH = {
@@ -18,6 +22,17 @@ FAMILY_OF_WIDTH = {
     2048: "SDXL",
     4096: "a T5-based model such as Flux or SD3",
 }
+
+
+def config_of(control: Any) -> NetworkConfig | None:
+    """The layout of a ControlNet with weights of its own; None for a control of another kind."""
+    network = getattr(control, "control_model", None)
+    known = getattr(network, "config", None)
+    if isinstance(known, NetworkConfig):
+        return known
+    if network is None or isinstance(control, host.ControlLora) or not is_controlnet(network):
+        return None
+    return read_config(network.state_dict())
 
 
 def require_conditioning(context_dim: int, control: str, conditioning: Any, name: str) -> None:

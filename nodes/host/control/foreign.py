@@ -17,6 +17,7 @@ from ..memory import is_out_of_memory
 from .family import block_channels, describe_unet, unet_block_layout
 
 UNET = "a Stable Diffusion UNet"
+_PACK = __name__.rpartition(".nodes.host.")[0]
 # Module of the network -> the host's class of models whose forward reads its lists.
 _MODELS = {
     "comfy.t2i_adapter.adapter": UNET,
@@ -48,11 +49,14 @@ def require_fit(control: Any, model: Any) -> None:
 
 @contextmanager
 def explained(control: Any, model: Any) -> Iterator[None]:
-    """Names control and model in the errors of a network that got what it was not made for."""
+    """Names control and model in the errors of a network that got what it was not made for.
+
+    Out of memory, a fault of this pack, and what a ControlNet for UNets says pass as they are.
+    """
     try:
         yield
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or _is_ours(error):
             raise
         if is_controlnet(_network(control)) and not isinstance(control, host.ControlLora):
             raise
@@ -60,6 +64,15 @@ def explained(control: Any, model: Any) -> Iterator[None]:
             f"{_name(control)} can't work with {_model(model)}: {error}. If it was made for "
             "another family of models, load one that was made for this model."
         ) from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """True if it was raised in this pack and not in the host or in PyTorch."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return module.startswith(f"{_PACK}.")
 
 
 def _require_lora(weights: dict[str, Any], model: Any) -> None:

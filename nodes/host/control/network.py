@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ....cnpp_core.network.controlnet import ControlNet
 
+TYPES, WEIGHTS = "control_type", "control_weights"  # arguments of a union network, in the host
+
 
 class HostedNetwork(ControlNet):
     """Speaks to the host's ControlNet and ModelPatcher: lists by place, hints in one tensor."""
@@ -33,3 +35,9 @@ class HostedNetwork(ControlNet):
             x, hints, timesteps, context, y, control_type, control_weights
         )
         return {"middle": [middle], "output": [*skips]}
+
+
+def is_silent(control: Any) -> bool:
+    """True for a union network all of whose conditions have weight 0."""
+    weights = getattr(control, "extra_args", {}).get(WEIGHTS)
+    return weights is not None and not any(weights)

@@ -2,105 +2,100 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....cnpp_core.control.partial import KEPT, HintCache, is_controlnet
+from ....cnpp_core.control.partial import HintCache, count_blocks, is_controlnet
 from ....cnpp_core.control.residuals import ControlResiduals
 from ....cnpp_core.control.runner import Chunk, ControlRunner
+from ....cnpp_core.control.shape import ControlShape
 from ....cnpp_core.control.timing import Timing
 from .call import Call
 from .factors import Factors
 from .family import unet_block_layout
+from .finite import FiniteWatch
 from .foreign import explained
+from .hints import Hints
 from .lists import Layout, LazyLists, Lists
 from .speed import beside, calls_for_eager, can_overlap, partial_of, release
 
-if TYPE_CHECKING:
-    from .control import ControlNetPlusPlus
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run has to know of its control.
+
+    inner: the host's control; its settings are read at every call. union_hints: of a union
+    network's conditions, None for the inner control's own.
+    """
+
+    inner: Any
+    shape: ControlShape
+    union_hints: tuple[Tensor | None, ...] = ()
+
+    @property
+    def network(self) -> Any:
+        """The network, if it is a ControlNet for UNets."""
+        network = getattr(self.inner, "control_model", None)
+        return network if is_controlnet(network) else None
 
 
 class Run:
     """What a control keeps from its first step to its last. Every sampling makes a new one."""
 
     def __init__(
-        self, control: ControlNetPlusPlus, model: Any, percent_to_sigma: Callable[[float], float]
+        self, setup: Setup, model: Any, percent_to_sigma: Callable[[float], float]
     ) -> None:
-        self.inner = control.inner
-        self.shape = control.shape
-        own = control.inner.cond_hint_original
-        self.union_hints = [own if hint is None else hint for hint in control.union_hints]
-        self.all_hints = self.union_hints or [own]
-        self.network = control.control_model if is_controlnet(control.control_model) else None
-        self.unet = unet_block_layout(model)
-        self.model, self.model_sampling = model, model.model_sampling
+        self.inner, self.shape, self.network = setup.inner, setup.shape, setup.network
+        self.model, self.unet = model, unet_block_layout(model)
         self.timing = Timing(percent_to_sigma)
-        self.hints = HintCache()
-        blocks = control.blocks
-        if blocks is None and self.unet is not None:
+        blocks = None
+        if self.network is not None:
+            blocks = count_blocks(self.network)
+        elif self.unet is not None:
             blocks = len(self.unet)  # whatever speaks to a UNet speaks at its places
         if blocks is not None:
             self.shape.require_blocks(blocks)
         self.runner = ControlRunner(self.shape, blocks)
+        self.hints = Hints(self.inner, self.shape.hint, setup.union_hints)
+        self._embedded = HintCache()
+        self._factors = Factors(self.shape.feedback)
+        self._finite = FiniteWatch()
         self._layout: Layout | None = None
         self._sigmas: list[float] = []
-        self._handlers: dict[Hashable, Any] = {}
-        self._pending: list[tuple[ControlResiduals, Tensor]] = []
         self._overlaps: bool | None = None
-        self._factors = Factors(control.shape.feedback)
 
     def control(self, call: Call) -> Lists | None:
         """The shaped residuals in the host's lists; None where this control is silent."""
         factors = self._factors.of(call)  # as they are now, whenever the control is computed
-        window = self.inner.timestep_range
-        # In tensors, as the host compares: floats of Python round otherwise.
-        if window is not None and (call.t[0] > window[0] or call.t[0] < window[1]):
+        if self._is_outside(call) or (factors is not None and not any(factors)):
             return None
-        if factors is not None and not any(factors):
+        self._finite.look()
+        active = self._active(call)
+        if not active:
             return None
-        self._look_at_sums()
-        scales = self.runner.scales(call.chunks, lambda: self._percent(call))
-        if scales is not None:
-            active = [chunk for chunk in call.chunks if scales[chunk].asked]
-            if not active:
-                return None
-        else:
-            active = list(call.chunks)
-        step, speed = self._step(call), self.shape.speed
-
-        def compute() -> Lists:
-            return self._compute(call, step, factors)
-
-        if calls_for_eager(call.options, self.model):
-            return compute()
-        if speed.overlap and self.network is not None and self._can_overlap(call):
-            return beside(compute, (call.x, call.t, *call.cond.values()))
-        # A UNet asks for `input` at once; only of ControlNets is it known that they have none.
-        lazy = speed.lazy and (self.network is not None or self.unet is None)
-        # A hint that goes through a VAE is encoded before the model runs, not in the middle of it.
-        if self.inner.vae is not None and self._kind(call, active) not in self._handlers:
-            lazy = False
-        return LazyLists(compute, None if self.unet is None else []) if lazy else compute()
+        step = self._step(call)
+        return self._when_due(call, active, lambda: self._compute(call, step, factors))
 
     def finish(self) -> None:
         """After the last step: ValueError for residuals that only now turn out to be NaN."""
         if self.network is not None:
             release(self.network)
-        self._look_at_sums()
+        self._finite.look()
 
-    def _look_at_sums(self) -> None:
-        pending, self._pending = self._pending, []
-        for blocks, sums in pending:
-            blocks.require_finite(sums)
+    def _is_outside(self, call: Call) -> bool:
+        """True where the window of the control does not hold this call."""
+        window = self.inner.timestep_range
+        # In tensors, as the host compares: floats of Python round otherwise.
+        return window is not None and bool(call.t[0] > window[0] or call.t[0] < window[1])
 
-    def _can_overlap(self, call: Call) -> bool:
-        if self._overlaps is None:
-            self._overlaps = can_overlap(call.x, self.inner)
-        return self._overlaps
+    def _active(self, call: Call) -> list[Chunk]:
+        """The chunks that have a block whose scale is not zero."""
+        scales = self.runner.scales(call.chunks, lambda: self._percent(call))
+        return [chunk for chunk in call.chunks if scales is None or scales[chunk].asked]
 
     def _percent(self, call: Call) -> float:
         return self.timing.percent(call.sigma)
@@ -113,10 +108,34 @@ class Run:
         self._sigmas = self._sigmas or planned.tolist()
         return self.timing.step(call.sigma, self._sigmas)
 
+    def _when_due(self, call: Call, active: Sequence[Chunk], compute: Callable[[], Lists]) -> Lists:
+        """What ``compute`` gives: now, beside the UNet's encoder, or as soon as the model asks."""
+        if calls_for_eager(call.options, self.model):
+            return compute()
+        if self._may_overlap(call):
+            return beside(compute, (call.x, call.t, *call.cond.values()))
+        if self._may_wait(call, active):
+            return LazyLists(compute, None if self.unet is None else [])
+        return compute()
+
+    def _may_overlap(self, call: Call) -> bool:
+        if not self.shape.speed.overlap or self.network is None:
+            return False
+        if self._overlaps is None:
+            self._overlaps = can_overlap(call.x, self.inner)
+        return self._overlaps
+
+    def _may_wait(self, call: Call, active: Sequence[Chunk]) -> bool:
+        # A UNet asks for `input` at once; only of ControlNets is it known that they have none.
+        if not self.shape.speed.lazy or (self.network is None and self.unet is not None):
+            return False
+        # A hint that goes through a VAE is encoded before the model runs, not in the middle of it.
+        return self.inner.vae is None or self.hints.has(call, active)
+
     def _compute(self, call: Call, step: int | None, factors: tuple[float, ...] | None) -> Lists:
         drift_input = None
         if self.shape.speed.reuse.max_drift is not None:
-            drift_input = self.model_sampling.calculate_input(call.t, call.x)
+            drift_input = self.model.model_sampling.calculate_input(call.t, call.x)
 
         def evaluate(chunks: Sequence[Chunk], asked: frozenset[int] | None) -> ControlResiduals:
             return self._evaluate(call.only(chunks), asked)
@@ -131,75 +150,22 @@ class Run:
 
     def _evaluate(self, call: Call, asked: frozenset[int] | None) -> ControlResiduals:
         """The host's own control for these rows, checked."""
-        handler = self._handler(call)
-        if self.network is not None:
-            handler.control_model = partial_of(
-                self.network, asked, self.hints, self.shape.speed.compiled
-            )
-        x = call.x
-        if self.shape.speed.channels_last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with explained(self.inner, self.model):
-            lists = handler.get_control(x, call.t, dict(call.cond), len(call.chunks), call.options)
-        places = None if self.unet is None else len(self.unet)
-        self._layout = Layout.of(lists, unet=places)
+        lists = self._ask(call, asked)
+        self._layout = Layout.of(lists, unet=None if self.unet is None else len(self.unet))
         residuals = self._layout.read(lists, call.x.shape[0])
-        sums = residuals.sums()
-        if sums.is_cuda:  # looked at when the next step comes, so that nobody waits for it now
-            self._pending.append((ControlResiduals([None] * len(residuals)), sums))
-        else:
-            residuals.require_finite(sums)
+        self._finite.see(residuals)
         if self.unet is not None:
             # The host would log and drop a residual that does not fit.
             residuals.require_shapes(self.unet, *call.latent_size)
         return residuals
 
-    def _kind(self, call: Call, chunks: Sequence[Chunk]) -> Hashable:
-        """What decides how a hint is prepared: size, and area, rows and frames where they count."""
-        areas = tuple(chunk.area for chunk in chunks)
-        if self.shape.hint.by_area and any(areas):
-            return call.latent_size, call.images, areas, call.frames
-        if all(
-            hint.shape[0] == 1 for hint in self.all_hints
-        ):  # the host leaves a single hint single
-            return call.latent_size
-        return call.latent_size, call.images, len(chunks), call.frames
-
-    def _handler(self, call: Call) -> Any:
-        """The control that answers calls of this kind: it holds the hint as they need it.
-
-        The host keeps one hint per control and cuts it down as it goes; a shallow copy of the
-        control for each kind of call keeps them apart.
-        """
-        kind = self._kind(call, call.chunks)
-        handler = self._handlers.pop(kind, None)
-        if handler is None:
-            handler = copy.copy(self.inner)
-            by_area = self.shape.hint.by_area and any(chunk.area for chunk in call.chunks)
-            if by_area or call.frames or self.union_hints or not self.shape.hint.is_default:
-                handler.cond_hint_original = self._hint(call, by_area)
-        self._handlers[kind] = handler  # the last one used is the last one to go
-        while len(self._handlers) > KEPT:
-            del self._handlers[next(iter(self._handlers))]
-        return handler
-
-    def _hint(self, call: Call, by_area: bool) -> Tensor:
-        """The hint (or hints, one behind another in channels) as these rows see it."""
-        ratio = self.inner.compression_ratio
-        if self.inner.vae is not None:
-            ratio *= self.inner.vae.spacial_compression_encode()
-        size = (call.latent_size[0] * ratio, call.latent_size[1] * ratio)
-
-        def placed(chunk: Chunk) -> Tensor:
-            parts = [self.shape.hint.place(h, size, call.full, chunk.area) for h in self.all_hints]
-            count = max(part.shape[0] for part in parts)
-            rows = [part[[i % part.shape[0] for i in range(count)]] for part in parts]
-            hint = torch.cat(rows, dim=1)
-            if call.frames is None and not by_area:
-                return hint
-            frames = call.frames or range(call.images)
-            return hint[[i % count for i in frames]]
-
-        if not by_area:
-            return placed(call.chunks[0])
-        return torch.cat([placed(chunk) for chunk in call.chunks])
+    def _ask(self, call: Call, asked: frozenset[int] | None) -> Lists:
+        x, speed = call.x, self.shape.speed
+        if speed.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with self.hints.reader(call) as reader, explained(self.inner, self.model):
+            if self.network is not None:
+                reader.control_model = partial_of(
+                    self.network, asked, self._embedded, speed.compiled
+                )
+            return reader.get_control(x, call.t, dict(call.cond), len(call.chunks), call.options)

@@ -6,7 +6,6 @@ neutral settings both give the same residuals bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import torch
 from comfy import controlnet, model_management, ops, utils
 from torch import Tensor
 
+from ....cnpp_core.checkpoint.formats import DIFFUSERS, ORIGINAL
 from ....cnpp_core.checkpoint.load import STORAGE, LoadedControl, load_controlnet_file
 from ....cnpp_core.checkpoint.report import weights_text
+from ....cnpp_core.network.blocks import Attention, Place
 from ....cnpp_core.network.config import NetworkConfig
 from ..control.control import ControlNetPlusPlus
 from ..control.network import HostedNetwork
@@ -87,12 +88,10 @@ def build_control(
     return ControlNetPlusPlus(inner)
 
 
-def attention(
-    attn_precision: torch.dtype | None,
-) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+def attention(attn_precision: torch.dtype | None) -> Attention:
     """The host's attention, looked up at every call: its back end may be replaced at run time."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, _place: Place) -> Tensor:
         function = host_attention.optimized_attention
         return function(q, k, v, heads, attn_precision=attn_precision)
 
@@ -103,7 +102,7 @@ def choose_dtype(loaded: LoadedControl) -> torch.dtype:
     """The host's choice for this file on this device."""
     # For diffusers files its loader knows no model class and offers only the device's default.
     supported = [torch.float16, torch.bfloat16, torch.float32]
-    if _in_diffusers_layout(loaded):
+    if loaded.layout == DIFFUSERS:
         supported = [model_management.unet_dtype()]
     return model_management.unet_dtype(
         model_params=-1,
@@ -114,13 +113,8 @@ def choose_dtype(loaded: LoadedControl) -> torch.dtype:
 
 def _attn_precision(loaded: LoadedControl) -> torch.dtype | None:
     """SD2.x overflows in half precision; the host knows it from the original layout only."""
-    upcast = loaded.config.family == "SD2.x" and not _in_diffusers_layout(loaded)
+    upcast = loaded.config.family == "SD2.x" and loaded.layout == ORIGINAL
     return torch.float32 if upcast else None
-
-
-def _in_diffusers_layout(loaded: LoadedControl) -> bool:
-    union = loaded.config.union_types is not None
-    return "original" not in loaded.format if union else loaded.format.startswith("diffusers")
 
 
 def _pools(path: str | Path) -> bool:

@@ -103,17 +103,17 @@ def test_the_dtype_on_a_gpu_is_the_hosts_choice_for_the_layout_of_the_file(host,
     monkeypatch.setattr(loading.model_management, "unet_dtype", unet_dtype)
     config = host.pack("cnpp_core.network.config").SD15
     tensors = {"a": torch.zeros(2, dtype=torch.float32)}
-    loaded = types.SimpleNamespace(config=config, format="original", state_dict=tensors)
+    loaded = types.SimpleNamespace(config=config, layout="original", state_dict=tensors)
     assert loading.choose_dtype(loaded) == torch.float16
     assert asked == [(-1, (torch.float16, torch.bfloat16, torch.float32), torch.float32)]
-    loaded.format = "diffusers"
+    loaded.layout = "diffusers"
     assert loading.choose_dtype(loaded) == torch.bfloat16  # the device's default
 
 
 def test_attention_of_sd2_is_in_float32_like_the_hosts(host):
     loading, config = host.pack("nodes.host.load.loading"), host.pack("cnpp_core.network.config")
     for family, precision in (("SD15", None), ("SD21", torch.float32), ("SDXL", None)):
-        loaded = types.SimpleNamespace(config=getattr(config, family), format="original")
+        loaded = types.SimpleNamespace(config=getattr(config, family), layout="original")
         assert loading._attn_precision(loaded) == precision
 
 

@@ -1,0 +1,100 @@
+"""The hint that a call reads, prepared by the host's own control once for all calls alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....cnpp_core.control.hints import HintFit
+from ....cnpp_core.control.partial import KEPT
+from ....cnpp_core.control.runner import Chunk
+from .call import Call
+
+# What a control of the host makes of its hint and keeps from call to call.
+PREPARED = ("cond_hint_original", "cond_hint", "extra_concat", "control_input")
+
+
+class Hints:
+    """The hints of one run.
+
+    The host keeps one hint per control and cuts it down as it goes; here each kind of call (its
+    size, area, rows, frames) has one of its own, the last few of them.
+
+    inner: the host's control. union_hints: of a union network's conditions, None for its own.
+    """
+
+    def __init__(
+        self, inner: Any, fit: HintFit, union_hints: tuple[Tensor | None, ...] = ()
+    ) -> None:
+        self._inner, self._fit, self._union_hints = inner, fit, union_hints
+        self._original = inner.cond_hint_original
+        self._prepared: dict[Hashable, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def has(self, call: Call, chunks: Sequence[Chunk]) -> bool:
+        """True if the hint that these chunks of a call read is prepared."""
+        return self._kind(call, chunks) in self._prepared
+
+    @contextmanager
+    def reader(self, call: Call) -> Iterator[Any]:
+        """The inner control as it is set now, in a shallow copy that holds this call's hint."""
+        if self._inner.cond_hint_original is not self._original:  # somebody has exchanged it
+            self._original = self._inner.cond_hint_original
+            self._prepared.clear()
+        kind = self._kind(call, call.chunks)
+        reader = copy.copy(self._inner)
+        vars(reader).update(self._prepared.pop(kind, None) or self._first(call))
+        yield reader
+        # The last one used is the last one to go.
+        self._prepared[kind] = {name: getattr(reader, name, None) for name in PREPARED}
+        while len(self._prepared) > KEPT:
+            del self._prepared[next(iter(self._prepared))]
+
+    @property
+    def _all(self) -> list[Tensor]:
+        own = self._inner.cond_hint_original
+        return [own if hint is None else hint for hint in self._union_hints] or [own]
+
+    def _kind(self, call: Call, chunks: Sequence[Chunk]) -> Hashable:
+        """What decides how a hint is prepared."""
+        areas = tuple(chunk.area for chunk in chunks)
+        if self._fit.by_area and any(areas):
+            return call.latent_size, call.images, areas, call.frames
+        if all(hint.shape[0] == 1 for hint in self._all):  # the host leaves a single hint single
+            return call.latent_size
+        return call.latent_size, call.images, len(chunks), call.frames
+
+    def _first(self, call: Call) -> dict[str, Any]:
+        """What the reader of such calls starts with."""
+        by_area = self._fit.by_area and any(chunk.area for chunk in call.chunks)
+        if by_area or call.frames or self._union_hints or not self._fit.is_default:
+            return {"cond_hint_original": self._placed(call, by_area)}
+        return {}
+
+    def _placed(self, call: Call, by_area: bool) -> Tensor:
+        """The hint (or hints, one behind another in channels) as these rows see it."""
+        ratio = self._inner.compression_ratio
+        if self._inner.vae is not None:
+            ratio *= self._inner.vae.spacial_compression_encode()
+        size = (call.latent_size[0] * ratio, call.latent_size[1] * ratio)
+
+        def placed(chunk: Chunk) -> Tensor:
+            parts = [self._fit.place(hint, size, call.full, chunk.area) for hint in self._all]
+            count = max(part.shape[0] for part in parts)
+            rows = [part[[i % part.shape[0] for i in range(count)]] for part in parts]
+            hint = torch.cat(rows, dim=1)
+            if call.frames is None and not by_area:
+                return hint
+            frames = call.frames or range(call.images)
+            return hint[[i % count for i in frames]]
+
+        if not by_area:
+            return placed(call.chunks[0])
+        return torch.cat([placed(chunk) for chunk in call.chunks])
