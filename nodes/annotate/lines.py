@@ -27,8 +27,8 @@ class Canny(io.ComfyNode):
             "CNPP_Canny",
             "Canny",
             GROUP,
-            "White edges on black, in one of the two definitions that ControlNets were trained "
-            "with. They disagree on many pixels, so choose the one of your file.",
+            "White edges on black, as OpenCV draws them or as ControlNet++ was trained on them. "
+            "The two disagree on many pixels, so choose the one of your file.",
             [
                 io.Image.Input("image", tooltip="The picture whose edges you want."),
                 io.Combo.Input(
@@ -140,8 +140,8 @@ class LineArt(io.ComfyNode):
             "CNPP_LineArt",
             "Line Art",
             GROUP,
-            "The picture as a line drawing, white on black. Weights: sk_model.pth (fine) and "
-            "sk_model2.pth (coarse), MIT.",
+            "The picture as a line drawing, white on black, fine or coarse. Weights: sk_model.pth "
+            "(fine) and sk_model2.pth (coarse), MIT.",
             [
                 image_input(),
                 io.Combo.Input(

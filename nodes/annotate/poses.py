@@ -31,9 +31,9 @@ class OpenPose(io.ComfyNode):
             "CNPP_OpenPose",
             "OpenPose",
             GROUP,
-            "The people in the picture as coloured skeletons. Weights: body_pose_model.pth, for "
-            "hands also hand_pose_model.pth. NON-COMMERCIAL USE ONLY: they are under the CMU "
-            "OpenPose licence.",
+            "The people in the picture as coloured skeletons, and their keypoints; weights for "
+            "NON-COMMERCIAL USE ONLY. They are body_pose_model.pth, for hands also "
+            "hand_pose_model.pth, under the CMU OpenPose licence.",
             [
                 image_input(),
                 io.Boolean.Input("body", default=True, tooltip="Draw the skeleton of the body."),
@@ -101,8 +101,8 @@ class OpenPoseDraw(io.ComfyNode):
             "CNPP_OpenPoseDraw",
             "OpenPose Draw",
             GROUP,
-            "Draws keypoints of any pack, or a pose that you wrote or changed as text, as the "
-            "coloured skeletons that pose ControlNets read. Needs no weights.",
+            "Draws keypoints of any pack, or a pose written as text, as the coloured skeletons "
+            "that pose ControlNets read. Needs no weights.",
             [
                 io.String.Input(
                     "json",
