@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -49,7 +48,7 @@ def models(host, tmp_path, monkeypatch, weight_files) -> Path:
         folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path / "packs")], set())
     )
     networks = host.pack("nodes.host.annotate.networks")
-    monkeypatch.setattr(networks, "_patchers", WeakValueDictionary())
+    monkeypatch.setattr(networks, "_patchers", type(networks._patchers)())
     return folder
 
 
