@@ -75,12 +75,12 @@ def demo(argv: Sequence[str]) -> int | None:
     """The demonstration, or with `train` in front the training of its weights."""
     if argv[:1] == ["train"]:
         return part("demo.train").main(argv[1:])
-    return part("demo.run").main(argv)
+    return part("demo.command").main(argv)
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """Score a directory of pictures against a directory of conditions."""
-    return part("evaluate.run").main(argv)
+    return part("evaluate.command").main(argv)
 
 
 def report(argv: Sequence[str]) -> int:
@@ -88,7 +88,7 @@ def report(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0].startswith("-"):
         raise ValueError("usage: python cli.py report FILE|sd15|sd21|sdxl|annotators")
     if argv[0].lower() == "annotators":
-        print(part("annotators.report").text())
+        print(part("annotators.costs").text())
         return 0
     checkpoint = part("cnpp_core.checkpoint")
     families = {"sd15": "SD15", "sd21": "SD21", "sdxl": "SDXL"}
@@ -131,7 +131,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 
 
 def part(name: str) -> ModuleType:
-    """The module of the pack with this dotted name, e.g. `demo.run`."""
+    """The module of the pack with this dotted name, e.g. `demo.command`."""
     if PACKAGE not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             PACKAGE, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]

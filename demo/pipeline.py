@@ -22,7 +22,7 @@ from ..cnpp_core.control.residuals import ControlResiduals
 from ..cnpp_core.control.rows import COND, UNCOND
 from ..cnpp_core.control.runner import Chunk, ControlRunner, Request
 from ..cnpp_core.control.shape import ControlShape
-from ..cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
+from ..cnpp_core.diffusion.ddim import ddim_timesteps, sample_ddim, with_cfg
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from .autoencoder import DOWNSCALE
 from .model import DemoModel
@@ -115,7 +115,7 @@ def generate(
         return x0
 
     latents = sample_ddim(
-        guided(model, cond, uncond, cfg),
+        with_cfg(model, cond, uncond, cfg),
         noise,
         NoiseSchedule.scaled_linear(),
         timesteps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..annotators.report import text as annotator_costs
+from ..annotators.costs import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
 from .annotate.inputs import AnnotatorType

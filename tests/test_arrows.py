@@ -78,7 +78,7 @@ ARROWS: dict[str, set[str]] = {
     f"{HOST}.annotate": {f"{HOST}.memory", "annotators", CORE},
     f"{HOST}.load": {f"{HOST}.control", f"{HOST}.annotate", "annotators", CORE},
     f"{HOST}.load.demo": {f"{HOST}.load", f"{HOST}.annotate", "annotators", CORE, "demo"},
-    f"{HOST}.select": {f"{HOST}.control", f"{HOST}.memory", CORE, "pictures"},
+    f"{HOST}.select": {f"{HOST}.annotate", f"{HOST}.control", f"{HOST}.memory", CORE, "pictures"},
     f"{HOST}.steering": {f"{HOST}.control", f"{HOST}.annotate", f"{HOST}.memory", CORE},
 }
 # Packages that are divided: everything right below them has a row of its own.

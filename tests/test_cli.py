@@ -47,7 +47,7 @@ def test_a_missing_package_is_named_with_the_way_out(tmp_path: Path):
     shutil.copy(ROOT / "cli.py", tmp_path)
     shutil.copy(ROOT / "__init__.py", tmp_path)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "run.py").write_text("import a_package_that_nobody_has\n")
+    (tmp_path / "demo" / "command.py").write_text("import a_package_that_nobody_has\n")
     done = run("demo", root=tmp_path)
     assert done.returncode == 2
     assert "'a_package_that_nobody_has'" in done.stderr

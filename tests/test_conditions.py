@@ -11,7 +11,7 @@ from controlnet_pp.annotators.kinds import ADE20K, KINDS, Row, Ways
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.consistency.agreement.measure import Measure
-from controlnet_pp.evaluate.annotators import Source, annotator_for
+from controlnet_pp.evaluate.sources import Source, annotator_for
 
 ROOT = Path(__file__).resolve().parent.parent
 every_kind = pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)

@@ -53,7 +53,7 @@ def sample_ddim(
     return x0
 
 
-def guided(model: Callable[..., Tensor], cond: Tensor, uncond: Tensor, cfg: float) -> EpsModel:
+def with_cfg(model: Callable[..., Tensor], cond: Tensor, uncond: Tensor, cfg: float) -> EpsModel:
     """Classifier-free guidance (arXiv 2207.12598, equation 6): uncond + cfg * (cond - uncond).
 
     model(x, t, context) -> eps; cond and uncond are contexts (B, L, C). Both halves go through the

@@ -9,8 +9,7 @@ from ...cnpp_core.consistency.check import CheckResult
 from ...cnpp_core.consistency.steering.feedback import FeedbackSettings, summary, table, unit_of
 from ...cnpp_core.consistency.steering.window import SteeringWindow
 from ...pictures.feedback_plot import plot
-from ..host.steering.feedback import NODE, FeedbackRecord
-from ..host.steering.feedback import ConsistencyFeedback as Loop
+from ..host.steering.feedback import NODE, FeedbackLoop, FeedbackRecord
 from ..host.steering.x0 import X0Decoder
 from ..schema import percent_input, schema, show_text
 from .inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_input
@@ -19,7 +18,7 @@ FeedbackType = io.Custom("FEEDBACK")
 DEFAULTS = FeedbackSettings()
 
 
-class ConsistencyFeedback(io.ComfyNode):
+class ConsistencyFeedbackNode(io.ComfyNode):
     """CNPP_ConsistencyFeedback."""
 
     @classmethod
@@ -167,7 +166,7 @@ class ConsistencyFeedback(io.ComfyNode):
             return finder.check(pictures.movedim(1, -1), condition, mask)
 
         decoder = X0Decoder(vae, NODE)
-        loop = Loop(decoder, check, finder.measure, settings, finder.annotator.patchers)
+        loop = FeedbackLoop(decoder, check, finder.measure, settings, finder.annotator.patchers)
         return io.NodeOutput(*loop.attached_to(model, control_net))
 
 
@@ -219,4 +218,4 @@ class ConsistencyFeedbackPlot(io.ComfyNode):
         return io.NodeOutput(picture, table(looks, measure), ui=shown)
 
 
-NODES = [ConsistencyFeedback, ConsistencyFeedbackPlot]
+NODES = [ConsistencyFeedbackNode, ConsistencyFeedbackPlot]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from comfy_api.latest import io
-from torch import Tensor
 
 from ...annotators.kinds import ADE20K, KINDS
 from ...cnpp_core.condition import Condition
-from ...cnpp_core.consistency.agreement.measure import Measure
-from ...cnpp_core.consistency.check import CheckResult, check_consistency
 from ..annotate.inputs import AnnotatorType
 from ..host.annotate.annotator import NodeAnnotator, annotator_of
+from ..host.annotate.finder import Finder
 
 GROUP = "consistency"
 
@@ -87,25 +83,6 @@ def annotator_input() -> io.Input:
     )
 
 
-@dataclass(frozen=True)
-class Finder:
-    """How a kind of condition is found again, and compared."""
-
-    condition: Condition
-    annotator: NodeAnnotator
-    measure: Measure
-
-    def check(self, images: Tensor, condition: Tensor, mask: Tensor | None = None) -> CheckResult:
-        """IMAGE (B, H, W, 3) against IMAGE (B or 1, H, W, 3), inside MASK (B or 1, H, W)."""
-        return check_consistency(
-            images.movedim(-1, 1),
-            condition.movedim(-1, 1),
-            self.annotator,
-            self.measure,
-            None if mask is None else mask.reshape(-1, 1, *mask.shape[-2:]),
-        )
-
-
 def finder_for(node: str, kind: str, tolerance: int, given: NodeAnnotator | None) -> Finder:
     """With the connected annotator, or the default one of the kind; ValueError if neither fits.
 
@@ -123,4 +100,5 @@ def finder_for(node: str, kind: str, tolerance: int, given: NodeAnnotator | None
             f"{node}: kind is {kind}, but the connected annotator finds {annotator.condition}. Set "
             f"kind to {annotator.condition}, or connect the annotator of {condition.value.label}."
         )
-    return Finder(condition, annotator, condition.measure(tolerance, annotator.ways.classes or ADE20K))
+    measure = condition.measure(tolerance, annotator.ways.classes or ADE20K)
+    return Finder(condition, annotator, measure)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from controlnet_pp.cnpp_core.diffusion.ddim import ddim_timesteps, guided, sample_ddim
+from controlnet_pp.cnpp_core.diffusion.ddim import ddim_timesteps, sample_ddim, with_cfg
 from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -87,7 +87,7 @@ def test_each_step_is_reported_and_may_stop_the_sampling():
 
 @pytest.mark.parametrize(("cfg", "expected"), [(1.0, 2.0), (0.0, 5.0), (3.0, -4.0)])
 def test_guidance_goes_from_the_empty_prompt_through_the_prompt(cfg, expected):
-    model = guided(
+    model = with_cfg(
         lambda x, t, context: context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(x),
         cond=torch.full((1, 3, 2), 2.0),
         uncond=torch.full((1, 3, 2), 5.0),

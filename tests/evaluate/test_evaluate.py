@@ -17,9 +17,9 @@ from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.annotators.scribble import scribble_xdog
 from controlnet_pp.cnpp_core.consistency.agreement.lines import EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.check import check_consistency
+from controlnet_pp.evaluate.command import main
 from controlnet_pp.evaluate.pairs import find_pairs, read_condition
 from controlnet_pp.evaluate.records import Shard
-from controlnet_pp.evaluate.run import main
 from PIL import Image
 from sklearn.metrics import f1_score
 from torch.nn.functional import interpolate

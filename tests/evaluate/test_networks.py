@@ -15,12 +15,12 @@ from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.softedge import HED
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.evaluate.annotators import Source, annotator_for
+from controlnet_pp.evaluate.command import _parser, _source, main
 from controlnet_pp.evaluate.extras import clip_score
 from controlnet_pp.evaluate.pairs import find_pairs
 from controlnet_pp.evaluate.published import depth_model, segmenter
 from controlnet_pp.evaluate.records import Shard
-from controlnet_pp.evaluate.run import _parser, _source, main
+from controlnet_pp.evaluate.sources import Source, annotator_for
 from PIL import Image
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -18,30 +18,21 @@ import torch
 from comfy import model_management
 from torch import Tensor
 
-from ....cnpp_core.consistency.agreement.measure import Measure
-from ....cnpp_core.consistency.check import CheckResult, check_consistency
+from ....cnpp_core.consistency.check import check_consistency
 from ....cnpp_core.consistency.search import Standings, Trial, setting_text
 from ....cnpp_core.control.scales import ScalePreset, Scales, product
 from ....pictures.contact_sheet import Cell, contact_sheet, side_for, thumbnail
+from ..annotate.finder import Finder
 from ..control.apply import Conditioning, apply_control
 from ..control.control import as_ours
 from ..control.family import require_model
 from ..control.foreign import require_fit
 from ..memory import is_out_of_memory, out_of_memory
+from .picking import Latent
 
 NODE = "Consistency Search"
 # What a latent says about its own size, for `fix_empty_latent_channels` of hosts that know it.
 RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
-Latent = dict[str, Any]  # the host's: {"samples": (B, C, H, W), ...}
-
-
-class Finder(Protocol):
-    """Compares pictures with their condition; `nodes.consistency_inputs` has one."""
-
-    @property
-    def measure(self) -> Measure: ...
-
-    def check(self, images: Tensor, condition: Tensor, mask: Tensor | None) -> CheckResult: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Control:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Best:
     """The best picture, and what was tried."""
 
     trial: Trial
@@ -107,7 +98,7 @@ def search(
     finder: Finder,
     mask: Tensor | None = None,
     tell: Callable[[str], object] = lambda _text: None,
-) -> Found:
+) -> Best:
     """The best of all trials. Whatever can't work is refused before the first is sampled.
 
     mask: MASK (1, H, W). tell: gets the table after every trial. Only the best picture is kept in
@@ -144,7 +135,7 @@ def search(
         raise ValueError(f"{NODE}: there is nothing to try.")
     trial, score = standings.results[standings.order[0]]
     kept = {key: value for key, value in latent.items() if key not in RATIOS}
-    return Found(
+    return Best(
         trial,
         score,
         best[0],

@@ -44,7 +44,7 @@ class FeedbackRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class ConsistencyFeedback:
+class FeedbackLoop:
     """One loop: a decoder for x0, a check of its pictures, and how the strength answers.
 
     patchers: models that the check runs.
@@ -80,9 +80,7 @@ class ConsistencyFeedback:
 class FeedbackRun:
     """One sampling under feedback. ValueError if no control of this name takes part."""
 
-    def __init__(
-        self, loop: ConsistencyFeedback, name: str, guider: Any, record: FeedbackRecord
-    ) -> None:
+    def __init__(self, loop: FeedbackLoop, name: str, guider: Any, record: FeedbackRecord) -> None:
         self._loop, self._record = loop, record
         self._feedback = Feedback(loop.settings, loop.measure.higher_is_better)
         record.feedback, record.planned = self._feedback, 0

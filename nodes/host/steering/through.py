@@ -66,8 +66,8 @@ class FullGuidedRun(GuidedRun):
             point = x.detach().clone().requires_grad_()
             moment = moment_of(point)
             plain = replace(moment, x0=moment.x0.detach())
-            wish = self.corrected(plain) - plain.x0
-            return plain.x0 + _along(wish, moment.x0, point)
+            change = self.corrected(plain) - plain.x0
+            return plain.x0 + _along(change, moment.x0, point)
 
     def _networks(self) -> list[torch.nn.Module]:
         """Everything that the model's call runs through."""
@@ -76,22 +76,22 @@ class FullGuidedRun(GuidedRun):
         return [module for module in modules if isinstance(module, torch.nn.Module)]
 
 
-def _along(wish: Tensor, x0: Tensor, point: Tensor) -> Tensor:
-    """The wished change of x0 (no graph) turned to the gradient by x_t, as long as it was.
+def _along(change: Tensor, x0: Tensor, point: Tensor) -> Tensor:
+    """The wanted change of x0 (no graph) turned to the gradient by x_t, as long as it was.
 
     Where the gradient is zero or not finite nothing changes.
     """
-    dimensions = (-1, *[1] * (wish.ndim - 1))
-    length = wish.float().flatten(1).norm(dim=1)
-    largest = wish.float().abs().flatten(1).amax(1).clamp(min=1e-30).view(dimensions)
+    dimensions = (-1, *[1] * (change.ndim - 1))
+    length = change.float().flatten(1).norm(dim=1)
+    largest = change.float().abs().flatten(1).amax(1).clamp(min=1e-30).view(dimensions)
     # Stretched, so that small numbers survive a UNet in half precision.
-    (turned,) = torch.autograd.grad(x0, point, (wish / largest).to(x0.dtype))
+    (turned,) = torch.autograd.grad(x0, point, (change / largest).to(x0.dtype))
     turned = turned.float()
     norm = turned.flatten(1).norm(dim=1)
     sound = (norm > 0) & norm.isfinite()
     factor = torch.where(sound, length / norm.clamp(min=1e-30), 0.0).view(dimensions)
     step = torch.where(sound.view(dimensions), turned, 0.0) * factor
-    return step.to(wish.dtype)
+    return step.to(change.dtype)
 
 
 def _require_plain(model: Any) -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from controlnet_pp.demo import run
+from controlnet_pp.demo import command as run
 from controlnet_pp.demo.judge import Judge
 from controlnet_pp.demo.model import load_demo
 from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch

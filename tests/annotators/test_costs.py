@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from controlnet_pp.annotators.report import network_costs, text
+from controlnet_pp.annotators.costs import network_costs, text
 from controlnet_pp.annotators.weights import WEIGHTS
 
 COSTS = {cost.name: cost for cost in network_costs()}

@@ -15,13 +15,13 @@ from ..annotators import hub
 from ..annotators.kinds import KINDS
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Legend
-from .annotators import Source, annotator_for, method_name
 from .extras import clip_score, fid
+from .page import Case, Evaluation, table, write_csv, write_html
 from .pairs import Pair, find_pairs, read_batch, read_condition
 from .paper import PUBLISHED
 from .records import Record, Records, Shard
-from .report import Case, Evaluation, table, write_csv, write_html
 from .scoring import CheckScoring, PaperScoring, Scoring
+from .sources import Source, annotator_for, method_name
 
 log = logging.getLogger(__name__)
 
