@@ -64,19 +64,19 @@ class Ways:
     title: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PoseWays(Ways):
     """`find` in two steps: people in each picture, and their drawing (B, 3, H, W)."""
 
-    detect: Callable[[Tensor], list[Pose]] = list
-    draw: Callable[[list[Pose]], Tensor] = draw_poses
+    detect: Callable[[Tensor], list[Pose]]
+    draw: Callable[[list[Pose]], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentationWays(Ways):
     """segment: pictures -> (B, 4, H, W), the colours and (class + 1) / 255 behind them."""
 
-    segment: Annotator = torch.clone
+    segment: Annotator
 
 
 class Network(NamedTuple):

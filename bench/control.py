@@ -393,7 +393,7 @@ def _show_adherence(
     setting: adherence.Setting, result: adherence.Adherence, seconds: float
 ) -> None:
     print(
-        f"  demo, {setting}: F1 {result.f1.mean():.4f}, IoU {result.iou.mean():.4f}, "
-        f"{seconds:.0f} s",
+        f"  demo, {setting}: F1 {result.judged.f1.mean():.4f}, "
+        f"IoU {result.judged.iou.mean():.4f}, {seconds:.0f} s",
         flush=True,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...annotators.kinds import KINDS
@@ -286,7 +288,7 @@ class Scribble(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        settings = {"threshold": threshold} if method == "XDoG" else {}
+        settings: dict[str, Any] = {"threshold": threshold} if method == "XDoG" else {}
         return output(annotator_of("scribble", method, size, download=download, **settings), image)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from comfy_api.latest import io
 
+from ...annotators.kinds import PoseWays
 from ...annotators.openpose import draw_poses, from_json, to_json
 from ..host.annotate.annotator import Size, annotator_of
 from ..schema import schema
@@ -83,12 +86,13 @@ class OpenPose(io.ComfyNode):
         size = Size(resolution, target_width, target_height)
         # Hands are looked for at the wrists, so the body's network always runs.
         method = "hands" if hands else "body"
-        settings = {"body": body, "scale_sticks": STICKS[sticks]}
+        settings: dict[str, Any] = {"body": body, "scale_sticks": STICKS[sticks]}
         annotator = annotator_of("pose", method, size, download=download, **settings)
-        found = annotator.run(annotator.ways.detect, image.movedim(-1, 1))
+        ways = cast(PoseWays, annotator.ways)
+        found = annotator.run(ways.detect, image.movedim(-1, 1))
         poses = [pose for part in found for pose in part]
         keypoints = to_json(poses)
-        drawn = to_image(annotator.ways.draw(poses))
+        drawn = to_image(ways.draw(poses))
         return io.NodeOutput(drawn, annotator, keypoints, as_text(keypoints))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from comfy_api.latest import io
 
-from ...annotators.kinds import DEPTH_MAP_STRENGTH, KINDS
+from ...annotators.kinds import DEPTH_MAP_STRENGTH, KINDS, SegmentationWays
 from ..host.annotate import folders
 from ..host.annotate.annotator import Size, annotator_of
 from ..schema import schema
@@ -118,7 +120,7 @@ class Normal(io.ComfyNode):
         target_height: int = 0,
     ) -> io.NodeOutput:
         size = Size(resolution, target_width, target_height)
-        settings = {"background": background}
+        settings: dict[str, Any] = {"background": background}
         if source == "depth map":
             settings["strength"] = strength
         return output(annotator_of("normal", source, size, download=download, **settings), image)
@@ -173,7 +175,8 @@ class SegmentationADE20K(io.ComfyNode):
         size = Size(resolution, target_width, target_height)
         folder = "" if model_name == folders.SEGMENTER else model_name
         annotator = annotator_of("seg", size=size, download=download, folder=folder)
-        both = torch.cat(annotator.run(annotator.ways.segment, image.movedim(-1, 1)))
+        ways = cast(SegmentationWays, annotator.ways)
+        both = torch.cat(annotator.run(ways.segment, image.movedim(-1, 1)))
         return io.NodeOutput(to_image(both[:, :3]), annotator, both[:, 3])
 
 
