@@ -20,11 +20,14 @@ def as_pair(
             f"The prediction has shape {tuple(prediction.shape)}; {what} is {wanted}, none of them "
             "0."
         )
-    return at_least_float32(prediction), fitted(prediction, at_least_float32(target), "target")
+    return at_least_float32(prediction), expanded_to(prediction, at_least_float32(target), "target")
 
 
-def fitted(prediction: Tensor, other: Tensor, name: str) -> Tensor:
-    """`other` of the prediction's size on its device, one row per prediction."""
+def expanded_to(prediction: Tensor, other: Tensor, name: str) -> Tensor:
+    """`other`, batch B or 1, as the prediction's (B, C, H, W) on its device.
+
+    Raises ValueError naming `name` where the sizes differ.
+    """
     if other.shape[1:] != prediction.shape[1:] or other.shape[0] not in (1, prediction.shape[0]):
         raise ValueError(
             f"The {name} has shape {tuple(other.shape)}, the prediction "
@@ -34,8 +37,8 @@ def fitted(prediction: Tensor, other: Tensor, name: str) -> Tensor:
 
 
 def inside(mask: Tensor | None, prediction: Tensor) -> Tensor | None:
-    """The mask as (B, 1, H, W) bool, true above 0.5; None if there is none."""
-    return None if mask is None else fitted(prediction[:, :1], mask, "mask") > 0.5
+    """The mask (B or 1, 1, H, W) as (B, 1, H, W) bool, true above 0.5; None if there is none."""
+    return None if mask is None else expanded_to(prediction[:, :1], mask, "mask") > 0.5
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -53,5 +56,5 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision and whole numbers as float32; float64 stays."""
+    """A tensor of any shape (...): half precision and whole numbers as float32; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()

@@ -34,8 +34,13 @@ class DepthScore(NamedTuple):
 def rmse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Root of the mean squared difference per picture, (B,); NaN where the mask is empty.
 
+        RMSE = sqrt(mean((prediction - target)^2))
+
     prediction: (B, C, H, W) of any unit; target: batch B or 1; mask: (B or 1, 1, H, W).
     Differentiable in both; where they are equal, the gradient is 0.
+
+    >>> rmse(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[4.0, 6.0]]]]))
+    tensor([3.5355])
     """
     prediction, target = as_pair(prediction, target, "a map")
     return _root(masked_mean((prediction - target) ** 2, inside(mask, prediction)))
@@ -44,11 +49,21 @@ def rmse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
 def depth_score(
     prediction: Tensor, target: Tensor, mask: Tensor | None = None, smallest: float = 1e-3
 ) -> DepthScore:
-    """All errors of (B, 1, H, W) depth maps at once.
+    """All errors of (B, 1, H, W) depth maps at once, with p predicted and t the target:
 
-    Pixels with a target of at most `smallest` count as not measured, as do those outside the mask;
-    predictions are raised to `smallest`, so that ratios and logarithms exist. Differentiable, but
-    for the deltas.
+        rmse = sqrt(mean((p - t)^2))        mae = mean(|p - t|)
+        abs_rel = mean(|p - t| / t)         sq_rel = mean((p - t)^2 / t)
+        rmse_log = sqrt(mean(d^2))          log10 = mean(|log10 p - log10 t|)
+        silog = 100 sqrt(mean(d^2) - mean(d)^2), where d = ln p - ln t
+        delta_n = share of the pixels with max(p / t, t / p) < 1.25^n
+
+    target: batch B or 1; mask: (B or 1, 1, H, W). Pixels with a target of at most `smallest` count
+    as not measured, as do those outside the mask; predictions are raised to `smallest`, so that
+    ratios and logarithms exist. Differentiable, but for the deltas.
+
+    >>> score = depth_score(torch.tensor([[[[2.0, 6.0]]]]), torch.tensor([[[[2.0, 4.0]]]]))
+    >>> score.abs_rel, score.delta1
+    (tensor([0.2500]), tensor([0.5000]))
     """
     prediction, target = as_pair(prediction, target, "a depth map", 1)
     measured = target > smallest
@@ -80,8 +95,14 @@ def depth_score(
 def align(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """The prediction times the scale plus the offset that bring it nearest to the target.
 
+        s, o = argmin sum((s * prediction + o - target)^2)
+
     Least squares per picture (MiDaS, arXiv 1907.01341, eq. 4), because depth from one picture has
-    no unit. (B, 1, H, W), float64 inside. A flat prediction becomes the target's mean.
+    no unit. (B, 1, H, W), target and mask with batch B or 1; float64 inside. A flat prediction
+    becomes the target's mean.
+
+    >>> align(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[3.0, 5.0]]]]))
+    tensor([[[[3., 5.]]]])
     """
     prediction, target = as_pair(prediction, target, "a depth map", 1)
     allowed = inside(mask, prediction)

@@ -22,13 +22,22 @@ def edge_f1(
 ) -> EdgeScore:
     """Precision, recall and F1 of edge pixels, per picture.
 
-    precision: share of the predicted edge pixels with a target edge pixel at most `tolerance`
-    pixels away in both x and y (a square neighbourhood); recall: the same with the roles swapped;
-    F1 = 2 P R / (P + R). Tolerance 0 compares exact pixels, the protocol of ControlNet++
-    (arXiv 2404.07987, section 4.1). Two empty maps score 1, one empty map 0 in all three.
+        P = |prediction near target| / |prediction|    R = |target near prediction| / |target|
+        F1 = 2 P R / (P + R)
+
+    Near is at most `tolerance` pixels away in both x and y (a square neighbourhood). Tolerance 0
+    compares exact pixels, the protocol of ControlNet++ (arXiv 2404.07987, section 4.1). Two empty
+    maps score 1, one empty map 0 in all three.
 
     prediction: (B, 1, H, W); above 0.5 is an edge. target and mask: the same size, batch B or 1.
     mask: edge pixels of either map where it is not above 0.5 do not exist for the score.
+
+    >>> prediction = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
+    >>> target = torch.tensor([[[[0.0, 1.0, 1.0, 1.0]]]])
+    >>> edge_f1(prediction, target)
+    EdgeScore(precision=tensor([0.5000]), recall=tensor([0.3333]), f1=tensor([0.4000]))
+    >>> edge_f1(prediction, target, tolerance=1).f1
+    tensor([0.8000])
     """
     prediction, target = _same_size(prediction, target, "target")
     predicted, wanted = prediction > 0.5, target > 0.5
@@ -43,7 +52,11 @@ def edge_f1(
 
 
 def dilate(pixels: Tensor, radius: int) -> Tensor:
-    """(B, 1, H, W) bool, grown to the square of side 2 * radius + 1 around every set pixel."""
+    """(B, 1, H, W) bool, grown to the square of side 2 * radius + 1 around every set pixel.
+
+    >>> dilate(torch.tensor([[[[False, False, False, True]]]]), radius=1)
+    tensor([[[[False, False,  True,  True]]]])
+    """
     if radius < 0 or radius != int(radius):
         raise ValueError(
             f"The tolerance is {radius}; it needs a whole number of pixels, 0 or more."

@@ -27,8 +27,14 @@ class NormalScore(NamedTuple):
 def angles(prediction: Tensor, target: Tensor) -> Tensor:
     """Angle between the vectors of two (B, 3, H, W) fields, (B, 1, H, W) in degrees, 0..180.
 
-    Lengths don't matter. Differentiable in both with finite gradients, at equal vectors too, which
-    the usual arc cosine is not.
+        angle = atan2(|p x t|, p . t)
+
+    target: batch B or 1. Lengths don't matter. Differentiable in both with finite gradients, at
+    equal vectors too, which the usual arc cosine is not.
+
+    >>> right, up = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 2.0, 0.0])
+    >>> angles(right.view(1, 3, 1, 1), up.view(1, 3, 1, 1))
+    tensor([[[[90.]]]])
     """
     prediction, target = as_pair(prediction, target, "a field of normals", 3)
     sine = torch.linalg.vector_norm(torch.linalg.cross(prediction, target, dim=1), dim=1)
@@ -41,8 +47,17 @@ def angles(prediction: Tensor, target: Tensor) -> Tensor:
 def normal_score(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> NormalScore:
     """Angular errors per picture of (B, 3, H, W) fields; NaN where nothing is to compare.
 
-    Pixels whose target or prediction has no direction (length 0) are left out, as are those outside
-    the mask. The mean is differentiable.
+        mean and median of a = `angles`; within_n = share of the pixels with a < n
+
+    target: batch B or 1; mask: (B or 1, 1, H, W). Pixels whose target or prediction has no
+    direction (length 0) are left out, as are those outside the mask. The mean is differentiable.
+
+    >>> prediction = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]).view(1, 3, 1, 2)
+    >>> target = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]).view(1, 3, 1, 2)
+    >>> normal_score(prediction, target).mean
+    tensor([22.5000])
+    >>> normal_score(prediction, target).within_30
+    tensor([0.5000])
     """
     error = angles(prediction, target)
     prediction, target = as_pair(prediction, target, "a field of normals", 3)

@@ -26,7 +26,7 @@ BOX_TO_AREA = 0.53
 
 
 class PoseScore(NamedTuple):
-    """Agreement of the people in each picture, each (B,)."""
+    """Agreement of the people in each picture, each (B,) float32."""
 
     pck: Tensor  # share of the wanted joints that are in place
     oks: Tensor  # mean object keypoint similarity of the wanted people, 0 for one not found
@@ -41,13 +41,23 @@ def pose_score(
     radius: float | None = None,
     masks: Sequence[Tensor | None] | None = None,
 ) -> PoseScore:
-    """PCK and OKS of pictures with any number of people.
+    """PCK and OKS of pictures with any number of people, each (B,).
+
+        PCK = joints in place / joints wanted        OKS = mean of `oks` over the wanted people
 
     predictions, targets: for each picture (P, K, 3) and (Q, K, 3); P and Q may be 0. Each wanted
     person is matched with the most similar one that is still free. A joint is in place within
     `alpha` times the longer side of the box around the wanted person's joints, or within `radius`
     pixels if given. masks: for each picture None or (H, W); joints outside don't exist. Where no
     joint is wanted, both scores are 1 if none is there, else 0.
+
+    >>> wanted = torch.zeros(1, 18, 3)
+    >>> wanted[0, :3] = torch.tensor([[50.0, 20, 1], [50, 40, 1], [40, 60, 1]])
+    >>> found = wanted.clone()
+    >>> found[0, 2, 0] += 5  # of a person 40 pixels high
+    >>> score = pose_score([found], [wanted])
+    >>> score.pck, score.oks
+    (tensor([0.6667]), tensor([0.6981]))
     """
     rows = []
     for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
@@ -78,9 +88,17 @@ def pose_score(
 def pck(
     prediction: Tensor, target: Tensor, alpha: float = 0.1, radius: float | None = None
 ) -> Tensor:
-    """Whether each joint (P, K) of the same person in both arrays is in place, bool.
+    """Whether each joint of the same person in both arrays (P, K, 3) is in place, (P, K) bool.
 
-    False where the joint is missing in either. See `pose_score`.
+        |prediction - target| <= alpha * longer side of the box around the target's joints
+
+    or <= `radius` pixels if given; the share of these is the PCK (Yang and Ramanan 2013). False
+    where the joint is missing in either.
+
+    >>> target = torch.tensor([[[0.0, 0, 1], [0, 40, 1], [9, 9, 0]]])
+    >>> prediction = torch.tensor([[[3.0, 0, 1], [0, 45, 1], [9, 9, 1]]])
+    >>> pck(prediction, target)
+    tensor([[ True, False, False]])
     """
     both = (prediction[..., 2] > 0) & (target[..., 2] > 0)
     allowed = alpha * keypoint_size(target).amax(-1) if radius is None else radius
@@ -95,11 +113,17 @@ def oks(
     area: Tensor | None = None,
     sigmas: Sequence[float] = SIGMAS,
 ) -> Tensor:
-    """Object keypoint similarity of everyone with everyone, (P, Q) in 0..1.
+    """Object keypoint similarity of everyone (P, K, 3) with everyone (Q, K, 3), (P, Q) in 0..1.
 
-    The mean over the joints of the target of exp(-d^2 / (2 area (2 sigma)^2)), as COCO's evaluation
-    has it; a joint that is missing in the prediction counts 0. area: (Q,) in square pixels; if not
-    given, a share of the box around the joints.
+        OKS = mean over the target's joints of exp(-d^2 / (2 area (2 sigma)^2))
+
+    as COCO's evaluation has it, d in pixels; a joint that is missing in the prediction counts 0.
+    area: (Q,) in square pixels; if not given, a share of the box around the joints. sigmas: K.
+
+    >>> target = torch.tensor([[[10.0, 10, 1], [30, 50, 1]]])
+    >>> prediction = torch.tensor([[[10.0, 10, 1], [34, 50, 1]]])
+    >>> oks(prediction, target, area=torch.tensor([800.0]), sigmas=(0.05, 0.05))
+    tensor([[0.6839]])
     """
     if area is None:
         area = keypoint_size(target).prod(-1) * BOX_TO_AREA
@@ -113,10 +137,16 @@ def oks(
 
 
 def match_people(prediction: Tensor, target: Tensor) -> Tensor:
-    """For each person of the target (Q,) the index in the prediction, or -1.
+    """For each person of the target (Q, K, 3) the index in the prediction (P, K, 3), or -1; (Q,).
 
     The most similar pair first, then the most similar of those left, like COCO's evaluation; pairs
     that share no joint are not matched.
+
+    >>> left, right = torch.full((1, 18, 3), 10.0), torch.full((1, 18, 3), 90.0)
+    >>> match_people(torch.cat([right, left]), torch.cat([left, right]))
+    tensor([1, 0])
+    >>> match_people(left, torch.cat([left, right]))
+    tensor([ 0, -1])
     """
     matched = torch.full((len(target),), -1, dtype=torch.long)
     if not len(prediction) or not len(target):
@@ -138,7 +168,11 @@ def match_people(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def keypoint_size(people: Tensor) -> Tensor:
-    """Width and height (P, 2) of the box around each person's joints, at least one pixel."""
+    """Width and height (P, 2) of the box around each person's joints (P, K, 3), at least 1 pixel.
+
+    >>> keypoint_size(torch.tensor([[[2.0, 5, 1], [8, 25, 1], [0, 0, 0]]]))
+    tensor([[ 6., 20.]])
+    """
     there = people[..., 2:] > 0
     low = torch.where(there, people[..., :2], torch.inf).amin(-2)
     high = torch.where(there, people[..., :2], -torch.inf).amax(-2)

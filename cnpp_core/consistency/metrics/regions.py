@@ -17,10 +17,16 @@ def confusion(
 ) -> Tensor:
     """How many pixels of class i are labelled j, (B, classes, classes + 1) int64, rows the target.
 
+        counts[i, j] = |target = i and prediction = j|
+
     prediction: (B, H, W) whole numbers in 0..classes-1; target: the same or `ignore_index`, batch B
     or 1. mask: (B or 1, 1, H, W). Pixels that the target ignores or the mask leaves out don't
     count, whatever is predicted there. A prediction of `ignore_index` elsewhere is wrong: the last
-    column counts these.
+    column counts these. Raises ValueError for other shapes, types and classes.
+
+    >>> confusion(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), classes=2)
+    tensor([[[1, 1, 0],
+             [0, 1, 0]]])
     """
     if prediction.ndim != 3 or prediction.is_floating_point() or target.is_floating_point():
         raise ValueError(
@@ -54,8 +60,13 @@ def confusion(
 def class_iou(counts: Tensor) -> Tensor:
     """Intersection over union of every class, (..., K), from (..., K, K or K + 1) counts.
 
+        IoU_i = counts[i, i] / (row i + column i - counts[i, i])
+
     NaN for classes that are in neither labelling. The counts of several pictures may be added up
     before, which is the mIoU of a data set.
+
+    >>> class_iou(torch.tensor([[1, 1], [0, 1]]))
+    tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     classes = counts.shape[-2]
     square = counts[..., :classes].double()
@@ -71,9 +82,14 @@ def mean_iou(
     ignore_index: int = IGNORE,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the classes that occur in either labelling, per picture, (B,) float32.
+    """Mean IoU over the classes that occur in either labelling, per picture, (B,) float32.
+
+        mIoU = mean over i of |target = i and prediction = i| / |target = i or prediction = i|
 
     Arguments as in `confusion`. NaN where every pixel is ignored.
+
+    >>> mean_iou(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), classes=3)
+    tensor([0.5000])
     """
     counts = confusion(prediction, target, classes, ignore_index, mask)
     return class_iou(counts).nanmean(-1).float()

@@ -19,9 +19,18 @@ def ssim(
 ) -> Tensor:
     """Mean SSIM per picture, (B,): Gaussian windows of 11x11, the border mirrored.
 
+        SSIM = (2 mx my + c1) / (mx^2 + my^2 + c1) * (2 sxy + c2) / (sx^2 + sy^2 + c2)
+
+    with means m, variances s^2 and covariance sxy in a window, c1 = (0.01 data_range)^2 and
+    c2 = (0.03 data_range)^2 (Wang 2004).
+
     prediction: (B, C, H, W), sides of at least 11; target: batch B or 1. With a mask, the mean over
     windows whose centre is inside; NaN if there is none. Differentiable in both. Equals
     torchmetrics' (and scikit-image's, which leaves out a border of 5 pixels).
+
+    >>> picture = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    >>> ssim(picture, picture), ssim(picture / 2, picture)
+    (tensor([1.]), tensor([0.6822]))
     """
     prediction, target = as_pair(prediction, target, "a picture")
     _check_size(prediction, 1)
@@ -38,11 +47,20 @@ def ms_ssim(
 ) -> Tensor:
     """Multi-scale SSIM per picture, (B,): the product of what each scale gives to the power beta.
 
+        MS-SSIM = SSIM_M^beta_M * product over the finer scales j of cs_j^beta_j
+
+    cs is the second factor of `ssim`, each scale half the size of the one before (Wang 2003).
+    prediction: (B, C, H, W); target: batch B or 1; mask: (B or 1, 1, H, W).
+
     Contrast and structure at every scale, away from the border; luminance at the coarsest, border
     mirrored; negative means count as 0: torchmetrics with `normalize="relu"`, which is what
     ControlNet++ is measured with. Sides must be at least 11 * 2^(scales - 1), which is 176 for the
     usual five; see `betas_that_fit`. A mask is shrunk with the picture; at scales where it lies in
     the border, mirrored windows count. Differentiable in both.
+
+    >>> picture = torch.linspace(0, 1, 176).expand(1, 1, 176, 176)
+    >>> ms_ssim(picture, picture), ms_ssim(picture / 2, picture)
+    (tensor([1.]), tensor([0.8519]))
     """
     prediction, target = as_pair(prediction, target, "a picture")
     _check_size(prediction, len(betas))
@@ -62,7 +80,13 @@ def ms_ssim(
 
 
 def betas_that_fit(height: int, width: int) -> tuple[float, ...]:
-    """BETAS, or as many of them as a small picture has room for, with their sum kept at 1."""
+    """BETAS, or as many of them as a small picture has room for, with their sum kept at 1.
+
+        n = the largest with min(height, width) >= 11 * 2^(n - 1); beta_j / sum of the first n
+
+    >>> [round(beta, 4) for beta in betas_that_fit(64, 48)]
+    [0.0711, 0.453, 0.476]
+    """
     count = len(BETAS)
     while count > 1 and min(height, width) < _smallest(count):
         count -= 1
