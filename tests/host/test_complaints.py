@@ -10,6 +10,7 @@ import inspect
 
 import pytest
 import torch
+from controlnet_pp.tests.host.control.shaping import embedded_hints, fitted, in_area, masked, mode
 from controlnet_pp.tests.host.harness import (
     TINY,
     TINY_SD15,
@@ -28,11 +29,7 @@ from controlnet_pp.tests.host.harness import (
 def test_wrong_family_is_told_by_name_before_the_first_step(host, loader):
     ours, theirs = host.pair(TINY_XL)
     control = ours if loader == "ours" else theirs
-    (control,) = host.call(
-        "CNPP_ControlMode",
-        control_net=control, mode="balanced", cond_strength=1.0, uncond_strength=1.0,
-    )  # fmt: skip
-    conditioning = apply(host, control, TINY_XL)
+    conditioning = apply(host, mode(host, control), TINY_XL)
     model = host.model(TINY_SD15)
     told = pytest.raises(ValueError, match=r"The ControlNet is .* but the model is .*Load")
     with evaluations(model.model.diffusion_model) as steps, told:
@@ -71,29 +68,16 @@ def test_silently_lost_control_a_residual_that_does_not_fit_stops_the_run(host):
 # 3. Areas: the hint is not cropped to the area, and resized at every step (ComfyUI 2352, 2540).
 
 
-def test_area_conditioning_crops_the_hint_and_prepares_it_once(host, monkeypatch):
-
+def test_area_conditioning_crops_the_hint_and_prepares_it_once(host):
     ours, _ = host.pair(TINY)
-    (control,) = host.call(
-        "CNPP_HintFit", control_net=ours, fit="crop", resampling="nearest", follow_area=True
-    )
+    control = fitted(host, ours, follow_area=True)
     positive = []
     for i, (width, x) in enumerate(((48, 0), (80, 48))):
-        (part,) = host.call(
-            "ConditioningSetArea",
-            conditioning=prompt(TINY, i), width=width, height=128, x=x, y=0, strength=1.0,
-        )  # fmt: skip
-        positive += part
-    hints = []
-    handle = ours.control_model.input_hint_block[0].register_forward_hook(
-        lambda _module, inputs, _output: hints.append(inputs[0][0])
-    )
-    try:
+        positive += in_area(host, prompt(TINY, i), width, 128, x)
+    with embedded_hints(ours.control_model) as hints:
         host.sample(host.model(TINY), *apply(host, control, positive=positive), steps=6)
-    finally:
-        handle.remove()
     image = picture()[0].movedim(-1, 0)
-    parts = {hint.shape[-1]: hint for hint in hints}
+    parts = {hint.shape[-1]: hint[0] for hint in hints}
     assert len(hints) == len(parts) == 3, "two areas and the whole, each once in six steps"
     assert torch.equal(parts[48], image[..., :48])
     assert torch.equal(parts[80], image[..., 48:])
@@ -151,11 +135,7 @@ def test_dtypes_of_hints_and_masks_need_not_be_the_networks(host, dtype):
     image = picture().to(dtype)
 
     def latent(mask, image):
-        (control,) = host.call(
-            "CNPP_BlockMasks",
-            control_net=ours, mask=mask, blocks="all blocks", block=0, invert=False, feather=0.0,
-        )  # fmt: skip
-        return host.sample(host.model(TINY), *apply(host, control, image=image))
+        return host.sample(host.model(TINY), *apply(host, masked(host, ours, mask), image=image))
 
     wanted = latent(mask.float(), image.float())
     assert torch.equal(latent(mask, image), wanted)

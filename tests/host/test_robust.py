@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from controlnet_pp.tests.host.harness import TINY, apply, edited, picture, prompt
+from controlnet_pp.tests.host.control.shaping import control_in, fitted, masked, speed
+from controlnet_pp.tests.host.harness import TINY, apply, picture, prompt
 
 CLOSE = 5e-4
 
 
 def shaped(host, control, every=2):
     """A control with everything switched on that keeps something between two steps."""
-    (control,) = host.call(
-        "CNPP_ControlSpeed",
-        control_net=control, reuse_every=every, fresh_steps=1, max_drift=0.0,
-        lazy=True, overlap=False, channels_last=False, compile=False,
-    )  # fmt: skip
+    control = speed(host, control, reuse_every=every, lazy=True)
     mask = torch.ones(1, 64, 64)
     mask[:, :20] = 0.0
-    (control,) = host.call(
-        "CNPP_BlockMasks",
-        control_net=control, mask=mask, blocks="detail", block=0, invert=False, feather=4.0,
-    )  # fmt: skip
-    (control,) = host.call(
-        "CNPP_HintFit",
-        control_net=control, fit="pad", resampling="smooth", follow_area=True,
-    )  # fmt: skip
-    return control
+    control = masked(host, control, mask, "detail", feather=4.0)
+    return fitted(host, control, "pad", resampling="smooth", follow_area=True)
 
 
 def failing(error, at):
@@ -101,10 +89,7 @@ def test_a_hint_that_is_no_number_is_reported_by_every_apply_node(host):
 def test_nothing_is_written_into_what_the_graph_holds(host):
     ours, _ = host.pair(TINY)
     image, mask = picture(), torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
-    (control,) = host.call(
-        "CNPP_BlockMasks",
-        control_net=ours, mask=mask, blocks="all blocks", block=0, invert=True, feather=2.0,
-    )  # fmt: skip
+    control = masked(host, ours, mask, invert=True, feather=2.0)
     positive = prompt(TINY, 1)
     held = [image, mask, positive[0][0], *ours.control_model.parameters()]
     before = [tensor.clone() for tensor in held]
@@ -119,11 +104,7 @@ def test_nothing_is_written_into_what_the_graph_holds(host):
 def test_residuals_are_not_those_that_another_pack_multiplies_in_place(host):
     """Reuse must survive somebody who writes into the lists that the UNet gets."""
     ours, _ = host.pair(TINY)
-    (control,) = host.call(
-        "CNPP_ControlSpeed",
-        control_net=ours, reuse_every=3, fresh_steps=1, max_drift=0.0,
-        lazy=False, overlap=False, channels_last=False, compile=False,
-    )  # fmt: skip
+    control = speed(host, ours, reuse_every=3)
 
     def doubled(apply_model, given):
         control = given["c"]["control"]
@@ -163,7 +144,7 @@ def test_what_other_packs_set_on_a_copy_is_heard(host, setting):
 
     def changed(control):
         positive, negative = apply(host, control, node="ControlNetApplyAdvanced")
-        copy = positive[0][1]["control"].copy()
+        copy = control_in((positive, negative)).copy()
         for name, value in setting.items():
             setattr(copy, name, value)
         sides = [[[c, {**o, "control": copy}] for c, o in side] for side in (positive, negative)]
@@ -182,77 +163,17 @@ def test_a_broken_run_keeps_nothing(host):
             host.sample(host.model(TINY), *conditioning)
     finally:
         handle.remove()
-    control = conditioning[0][0][1]["control"]
+    control = control_in(conditioning)
     control.get_models()  # what the host asks first when it samples again
     assert control._run is None
-
-
-def test_windows_of_a_longer_batch_take_their_own_frames(host, monkeypatch):
-    """Context windows hand over slices of the batch; each frame keeps its own hint and mask."""
-    import types
-
-    ours, _ = host.pair(TINY)
-    frames, size = 4, 16
-    hints = picture(batch=frames)
-    masks = torch.rand(frames, 16, 16, generator=torch.Generator().manual_seed(1)).round()
-    (control,) = host.call(
-        "CNPP_BlockMasks",
-        control_net=ours, mask=masks, blocks="all blocks", block=0, invert=False, feather=0.0,
-    )  # fmt: skip
-    (conditioning, _) = apply(host, control, image=hints)
-    applied = conditioning[0][1]["control"]
-    model = host.model(TINY).model
-    x = torch.randn(frames, 4, size, size, generator=torch.Generator().manual_seed(2))
-    context = prompt(TINY, 1)[0][0]
-    sigma = model.model_sampling.percent_to_sigma(0.5)
-
-    def ask(rows, window):
-        options = {"cond_or_uncond": [0], "uuids": ["a"], "sample_sigmas": torch.tensor([sigma, 0])}
-        if window is not None:
-            options["context_window"] = types.SimpleNamespace(index_list=window)
-        with torch.inference_mode():
-            return applied.get_control(
-                x[rows],
-                torch.full((len(rows),), sigma),
-                {"c_crossattn": context.repeat(len(rows), 1, 1)},
-                1,
-                options,
-            )
-
-    applied.pre_run(model, model.model_sampling.percent_to_sigma)
-    whole = ask(list(range(frames)), None)
-    for window in ([0, 1], [2, 3], [1, 3], [3]):
-        part = ask(window, window)
-        for key in ("output", "middle"):
-            for got, all_frames in zip(part[key], whole[key], strict=True):
-                difference = (got - all_frames[window]).abs().max()
-                assert difference < CLOSE * all_frames.abs().max()
-
-
-def test_many_windows_do_not_keep_a_hint_each(host):
-    ours, _ = host.pair(TINY)
-    control = apply(host, ours, image=picture(batch=12))[0][0][1]["control"]
-    model = host.model(TINY).model
-    control.pre_run(model, model.model_sampling.percent_to_sigma)
-    context = prompt(TINY, 1)[0][0]
-    for width in range(4, 24):
-        with torch.inference_mode():
-            control.get_control(
-                torch.zeros(1, 4, 8, width),
-                torch.ones(1),
-                {"c_crossattn": context},
-                1,
-                {"cond_or_uncond": [0], "uuids": ["a"]},
-            )
-    assert len(control._run._handlers) <= 6
 
 
 def test_a_clone_for_another_device_answers_as_the_original(host):
     ours, _ = host.pair(TINY)
     if not hasattr(ours, "multigpu_clones"):
         pytest.skip("this ComfyUI has no clones per device")
-    control = apply(host, shaped(host, ours))[0][0][1]["control"]
-    control.set_previous_controlnet(apply(host, ours)[0][0][1]["control"])
+    control = control_in(apply(host, shaped(host, ours)))
+    control.set_previous_controlnet(control_in(apply(host, ours)))
     clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
     assert control.get_instance_for_device(torch.device("cpu")) is clone
     assert clone.control_model is not control.control_model
@@ -275,73 +196,3 @@ def test_a_clone_for_another_device_answers_as_the_original(host):
     assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
     # The two links share their weights, their clones have weights of their own.
     assert len(set(map(id, control.get_models()))) == 3
-
-
-@pytest.mark.parametrize("seed", range(16))
-def test_any_mixture_equals_the_host_edited_by_hand(host, monkeypatch, seed):
-    """Random size, batch, steps, sampler, window, splits, mode, schedule and chain."""
-    chance = random.Random(seed)
-    ours, theirs = host.pair(TINY)
-    height, width = chance.choice([8, 11, 16]), chance.choice([8, 13, 16])
-    sampling = {
-        "latent": torch.zeros(chance.choice([1, 2, 3]), 4, height, width),
-        "steps": chance.choice([2, 4, 5]),
-        "sampler": chance.choice(["euler", "heun", "dpm_2", "dpmpp_2m"]),
-        "cfg": chance.choice([1.0, 4.0]),
-        "seed": seed,
-    }
-    start, end = sorted(chance.choice([0.0, 0.2, 0.6, 1.0]) for _ in range(2))
-    changes = {
-        "image": picture(seed, chance.choice([1, 2]), 64, chance.choice([64, 90])),
-        "strength": chance.choice([0.5, 1.0, 1.3]),
-        "start_percent": start,
-        "end_percent": end,
-    }
-    low, block = chance.choice([0.0, 0.5]), chance.randrange(5)
-    cond, uncond = chance.choice([(1.0, 1.0), (1.0, 0.0), (0.5, 1.5), (0.0, 1.0)])
-    schedule_of = model_percent(host)
-
-    def edit(blocks, x, t, options):
-        fade = 1.0 + (low - 1.0) * schedule_of(t)
-        sides = options["cond_or_uncond"]
-        factors = torch.tensor([uncond if s else cond for s in sides])
-        rows = factors.repeat_interleave(x.shape[0] // len(sides)).view(-1, 1, 1, 1) * fade
-        return [b * rows * (2.0 if i == block else 1.0) for i, b in enumerate(blocks)]
-
-    values = [2.0 if i == block else 1.0 for i in range(5)]
-    listed = host.pack("cnpp_core.control.scales").BlockScales(tuple(values))
-    (scales,) = host.call(
-        "CNPP_ScaleSchedule",
-        schedule=f"0%: scales; 100%: scales * {low}", interpolation="linear", scales=listed,
-    )  # fmt: skip
-    (control,) = host.call(
-        "CNPP_ControlMode",
-        control_net=ours, mode="balanced", cond_strength=cond, uncond_strength=uncond,
-    )  # fmt: skip
-    if chance.random() < 0.5:
-        split = chance.choice([2, 3])
-        calls = []
-
-        def memory_required(shape, **_options):
-            calls.append(1)
-            return 1e20 if len(calls) % split == 0 and shape[0] > 1 else 0.0
-
-        monkeypatch.setattr(host.model(TINY).model, "memory_required", memory_required)
-
-    def chained(conditioning):
-        if seed % 3 == 0:
-            return conditioning
-        link = theirs if seed % 3 == 1 else ours
-        return apply(
-            host, link, positive=conditioning[0], negative=conditioning[1], image=picture(7)
-        )
-
-    model = host.model(TINY)
-    got = host.sample(model, *chained(apply(host, control, scales=scales, **changes)), **sampling)
-    wanted = host.sample(model, *chained(edited(host, edit, **changes)), **sampling)
-    assert (got - wanted).abs().max() < CLOSE * wanted.abs().max().clamp_min(1.0)
-
-
-def model_percent(host):
-    sampling = host.model(TINY).model.model_sampling
-    return lambda t: float(1 - sampling.timestep(t[:1])[0] / 999)

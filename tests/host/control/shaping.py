@@ -1,11 +1,13 @@
-"""The nodes that shape a control, each called with the inputs that a test is about."""
+"""The nodes that shape a control, called with the inputs that a test is about; what they cost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from controlnet_pp.tests.host.harness import TINY, Host
+from controlnet_pp.tests.host.harness import TINY, Host, apply, evaluations
 from torch import Tensor
 
 CLOSE = 2e-4  # a factor applied in another order, or rows computed in a smaller batch
@@ -24,6 +26,12 @@ def block_scales(host: Host, *values: float) -> Any:
 def schedule(host: Host, text: str, interpolation: str = "linear", **inputs: Any) -> Any:
     """BLOCK_SCALES over the steps, from Scale Schedule."""
     return host.call("CNPP_ScaleSchedule", schedule=text, interpolation=interpolation, **inputs)[0]
+
+
+def percent(host: Host, t: Tensor) -> float:
+    """How far a sampling is, by the model's own timesteps: 0 at the start (999), 1 at the end."""
+    sampling = host.model(TINY).model.model_sampling
+    return float(1 - sampling.timestep(t[:1])[0] / 999)
 
 
 def mode(
@@ -64,6 +72,21 @@ def fitted(host: Host, control: Any, fit: str = "crop", **changes: Any) -> Any:
     return host.call("CNPP_HintFit", control_net=control, fit=fit, **inputs)[0]
 
 
+def control_in(conditioning: tuple) -> Any:
+    """The control that (positive, negative) came back with."""
+    return conditioning[0][0][1]["control"]
+
+
+def in_area(
+    host: Host, conditioning: list, width: int, height: int, x: int = 0, y: int = 0
+) -> list:
+    """A conditioning that counts in this area only, in pixels."""
+    return host.call(
+        "ConditioningSetArea",
+        conditioning=conditioning, width=width, height=height, x=x, y=y, strength=1.0,
+    )[0]  # fmt: skip
+
+
 def speed(host: Host, control: Any, **changes: Any) -> Any:
     """A control that is evaluated less often, from Control Speed; at rest unless told otherwise."""
     inputs = {
@@ -76,3 +99,26 @@ def speed(host: Host, control: Any, **changes: Any) -> Any:
         "compile": False,
     }
     return host.call("CNPP_ControlSpeed", control_net=control, **inputs | changes)[0]
+
+
+@contextmanager
+def embedded_hints(network: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """Every hint (B, 3, H, W) that a network embeds meanwhile."""
+    hints: list[Tensor] = []
+    handle = network.input_hint_block[0].register_forward_hook(
+        lambda _module, inputs, _output: hints.append(inputs[0])
+    )
+    try:
+        yield hints
+    finally:
+        handle.remove()
+
+
+def counted(
+    host: Host, control: Any, model: Any = None, layout: dict[str, Any] = TINY, **sampling: Any
+) -> tuple[Tensor, list[int]]:
+    """The latent of a sampling, and the rows of each evaluation of the control's network."""
+    with evaluations(control.control_model) as rows:
+        conditioning = apply(host, control, layout)
+        latent = host.sample(model or host.model(layout), *conditioning, **sampling)
+    return latent, list(rows)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.tests.host.control.shaping import CLOSE, fitted, left, masked
+from controlnet_pp.tests.host.control.shaping import (
+    CLOSE,
+    embedded_hints,
+    fitted,
+    in_area,
+    left,
+    masked,
+)
 from controlnet_pp.tests.host.harness import TINY, apply, captured, picture, prompt
 
 
 def area_prompts(host, *areas):
     """A prompt per (width, height, x, y) in pixels."""
-    prompts = []
-    for i, (width, height, x, y) in enumerate(areas):
-        (part,) = host.call(
-            "ConditioningSetArea",
-            conditioning=prompt(TINY, 20 + i), width=width, height=height, x=x, y=y, strength=1.0,
-        )  # fmt: skip
-        prompts += part
-    return prompts
+    prompts = (in_area(host, prompt(TINY, 20 + i), *area) for i, area in enumerate(areas))
+    return [part for (part,) in prompts]
 
 
 HALVES = ((64, 128, 0, 0), (64, 128, 64, 0))
@@ -57,15 +58,11 @@ def test_areas_see_their_own_part_of_the_hint(host):
         by_hand += done
     # Areas make the host cut the negative prompt as well; there the hint is cut by area too.
     negative = []
-    for width, height, x, y in HALVES:
-        (part,) = host.call(
-            "ConditioningSetArea",
-            conditioning=prompt(TINY, 2), width=width, height=height, x=x, y=y, strength=1.0,
-        )  # fmt: skip
+    for area in HALVES:
+        part = in_area(host, prompt(TINY, 2), *area)
         _, done = apply(
-            host, theirs, negative=part, image=cut(width, height, x, y),
-            node="ControlNetApplyAdvanced",
-        )  # fmt: skip
+            host, theirs, negative=part, image=cut(*area), node="ControlNetApplyAdvanced"
+        )
         negative += done
     _, whole = apply(host, theirs, node="ControlNetApplyAdvanced")
     wanted = host.sample(host.model(TINY), by_hand, [*whole, *negative])
@@ -77,26 +74,18 @@ def test_areas_see_their_own_part_of_the_hint(host):
 def test_two_areas_embed_their_hints_once_each_and_not_at_every_step(host):
     ours, _ = host.pair(TINY)
     positive = [*area_prompts(host, (64, 128, 0, 0), (128, 64, 0, 64)), *prompt(TINY, 1)]
-    embedded = []
-    handle = ours.control_model.input_hint_block[0].register_forward_hook(
-        lambda _module, inputs, _output: embedded.append(tuple(inputs[0].shape[-2:]))
-    )
-    try:
+    with embedded_hints(ours.control_model) as hints:
         for shaped in (ours, fitted(host, ours, follow_area=True)):
-            embedded.clear()
+            hints.clear()
             host.sample(host.model(TINY), *apply(host, shaped, positive=positive), steps=5)
-            assert sorted(embedded) == [(64, 128), (128, 64), (128, 128)]
-    finally:
-        handle.remove()
+            sizes = sorted(tuple(hint.shape[-2:]) for hint in hints)
+            assert sizes == [(64, 128), (128, 64), (128, 128)]
 
 
 def test_an_area_that_comes_behind_the_control_is_refused_by_name(host):
     ours, _ = host.pair(TINY)
     positive, negative = apply(host, fitted(host, ours, follow_area=True))
-    (positive,) = host.call(
-        "ConditioningSetArea",
-        conditioning=positive, width=64, height=128, x=0, y=0, strength=1.0,
-    )  # fmt: skip
+    positive = in_area(host, positive, 64, 128)
     with pytest.raises(ValueError, match="Set the area first"):
         host.sample(host.model(TINY), positive, negative)
 
@@ -109,18 +98,10 @@ def test_a_mask_with_bounds_is_an_area_too(host):
         "ConditioningSetMask",
         conditioning=prompt(TINY, 1), mask=mask, strength=1.0, set_cond_area="mask bounds",
     )  # fmt: skip
-    hints = []
-    handle = ours.control_model.input_hint_block[0].register_forward_hook(
-        lambda _module, inputs, _output: hints.append(inputs[0][0])
-    )
-    try:
-        host.sample(
-            host.model(TINY),
-            *apply(host, fitted(host, ours, follow_area=True), positive=positive),
-        )
-    finally:
-        handle.remove()
-    parts = {tuple(hint.shape[-2:]): hint for hint in hints}
+    shaped = fitted(host, ours, follow_area=True)
+    with embedded_hints(ours.control_model) as hints:
+        host.sample(host.model(TINY), *apply(host, shaped, positive=positive))
+    parts = {tuple(hint.shape[-2:]): hint[0] for hint in hints}
     assert torch.equal(parts[128, 64], picture()[0].movedim(-1, 0)[..., 64:])
 
 

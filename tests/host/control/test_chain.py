@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from controlnet_pp.tests.host.harness import TINY, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.control.shaping import block_scales
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, apply, picture, prompt
 
 LAYOUTS = {"two levels": TINY, "sdxl": TINY_XL}
 APPLY = {"ours": "CNPP_Apply", "theirs": "ControlNetApplyAdvanced"}
@@ -18,21 +19,22 @@ def hosts_own_chain(host, levels, windows=None):
 
 def chain(host, layout, *links, windows=None):
     """Two controls of different weights, hints, strengths; `links` says whose each one is."""
-    conditioning = prompt(layout, 1), prompt(layout, 2)
+    positive, negative = prompt(layout, 1), prompt(layout, 2)
     for i, link in enumerate(links):
         ours, theirs = host.pair(layout, seed=1 + i)
         start, end = windows[i] if windows else (0.0, 1.0)
-        conditioning = host.call(
-            APPLY[link],
-            positive=conditioning[0],
-            negative=conditioning[1],
-            control_net=ours if link == "ours" else theirs,
+        positive, negative = apply(
+            host,
+            ours if link == "ours" else theirs,
+            node=APPLY[link],
+            positive=positive,
+            negative=negative,
             image=picture(seed=10 + i),
             strength=0.7 + 0.2 * i,
             start_percent=start,
             end_percent=end,
         )
-    return host.sample(host.model(layout), *conditioning, steps=4)
+    return host.sample(host.model(layout), positive, negative, steps=4)
 
 
 @pytest.mark.parametrize("levels", LAYOUTS)
@@ -59,16 +61,9 @@ def test_a_chain_whose_links_act_at_different_times_equals_the_hosts(host, links
 
 
 def test_a_muted_block_keeps_what_an_earlier_control_says_there(host):
-    scales = host.pack("cnpp_core.control.scales").BlockScales((0.0,) * 5)
     (ours, _), (_, theirs) = host.pair(TINY, seed=2), host.pair(TINY, seed=1)
-    settings = {"image": picture(), "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
-    first = host.call(
-        "ControlNetApplyAdvanced",
-        positive=prompt(TINY, 1), negative=prompt(TINY, 2), control_net=theirs, **settings,
-    )  # fmt: skip
-    second = host.call(
-        "CNPP_Apply",
-        positive=first[0], negative=first[1], control_net=ours, scales=scales, **settings,
-    )  # fmt: skip
+    first = apply(host, theirs, node="ControlNetApplyAdvanced")
+    muted = block_scales(host, *[0.0] * 5)
+    second = apply(host, ours, positive=first[0], negative=first[1], scales=muted)
     model = host.model(TINY)
     assert (host.sample(model, *second) - host.sample(model, *first)).abs().max() == 0.0

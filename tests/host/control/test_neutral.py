@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.control.shaping import in_area
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, picture, prompt
 
 LAYOUTS = {"two levels": TINY, "sd15": TINY_SD15, "sdxl": TINY_XL}
-
-
-def apply(host, node, layout, control, image=None, positive=None, negative=None, **settings):
-    settings = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0} | settings
-    return host.call(
-        node,
-        positive=prompt(layout, 1) if positive is None else positive,
-        negative=prompt(layout, 2) if negative is None else negative,
-        control_net=control,
-        image=picture() if image is None else image,
-        **settings,
-    )
 
 
 def both(host, layout, sampling=None, **settings):
     """(ours, theirs): the latents of the same run, with our nodes and with the host's."""
     ours, theirs = host.pair(layout)
-    model = host.model(layout)
-    return (
-        host.sample(model, *apply(host, "CNPP_Apply", layout, ours, **settings), **sampling or {}),
-        host.sample(
-            model,
-            *apply(host, "ControlNetApplyAdvanced", layout, theirs, **settings),
-            **sampling or {},
-        ),
-    )
+    model, sampling = host.model(layout), sampling or {}
+    mine = apply(host, ours, layout, **settings)
+    hosts = apply(host, theirs, layout, node="ControlNetApplyAdvanced", **settings)
+    return host.sample(model, *mine, **sampling), host.sample(model, *hosts, **sampling)
 
 
 def always(host):
     def run():
         control, _ = host.pair(TINY)
-        return host.sample(host.model(TINY), *apply(host, "CNPP_Apply", TINY, control), steps=6)
+        return host.sample(host.model(TINY), *apply(host, control), steps=6)
 
     return host.once("without a window", run)
 
@@ -91,11 +75,7 @@ def test_the_window_is_the_hosts(host, window):
 
 def test_neutral_equals_the_host_for_area_prompts_of_two_sizes(host):
     def prompts():
-        (left,) = host.call(
-            "ConditioningSetArea",
-            conditioning=prompt(TINY, 4), width=64, height=128, x=0, y=0, strength=1.0,
-        )  # fmt: skip
-        return [*prompt(TINY, 1), *left]
+        return [*prompt(TINY, 1), *in_area(host, prompt(TINY, 4), 64, 128)]
 
     ours, theirs = both(host, TINY, positive=prompts())
     assert (ours - theirs).abs().max() == 0.0
@@ -104,22 +84,20 @@ def test_neutral_equals_the_host_for_area_prompts_of_two_sizes(host):
 def test_strength_zero_is_no_control(host):
     ours, _ = host.pair(TINY)
     positive, negative = prompt(TINY, 1), prompt(TINY, 2)
-    applied = apply(
-        host, "CNPP_Apply", TINY, ours, positive=positive, negative=negative, strength=0
-    )
+    applied = apply(host, ours, positive=positive, negative=negative, strength=0)
     assert applied == (positive, negative)
     assert "control" not in applied[0][0][1]
 
 
 def test_cond_and_uncond_share_one_control(host):
     ours, _ = host.pair(TINY)
-    positive, negative = apply(host, "CNPP_Apply", TINY, ours)
+    positive, negative = apply(host, ours)
     assert positive[0][1]["control"] is negative[0][1]["control"]
 
 
 def test_the_same_conditioning_sampled_twice_gives_the_same(host):
     ours, _ = host.pair(TINY)
-    model, applied = host.model(TINY), apply(host, "CNPP_Apply", TINY, ours)
+    model, applied = host.model(TINY), apply(host, ours)
     first = host.sample(model, *applied)
     host.sample(model, *applied, seed=8, latent=torch.zeros(2, 4, 24, 8))
     assert torch.equal(host.sample(model, *applied), first)

@@ -7,20 +7,8 @@ import types
 
 import pytest
 import torch
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
-
-
-def apply(host, control, **changes):
-    inputs = {
-        "positive": prompt(TINY, 1),
-        "negative": prompt(TINY, 2),
-        "control_net": control,
-        "image": picture(),
-        "strength": 1.0,
-        "start_percent": 0.0,
-        "end_percent": 1.0,
-    }
-    return host.call("CNPP_Apply", **inputs | changes)
+from controlnet_pp.tests.host.control.shaping import block_scales
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, prompt
 
 
 def with_config(host, **fields):
@@ -132,14 +120,14 @@ def test_the_families_are_named_before_the_first_step(host):
 
 def test_scales_of_another_length_are_refused_naming_both(host):
     ours, _ = host.pair(TINY)
-    scales = host.pack("cnpp_core.control.scales").BlockScales((1.0,) * 13)
+    scales = block_scales(host, *[1.0] * 13)
     with pytest.raises(ValueError, match=r"13 .* 5"):
         apply(host, ours, scales=scales)
 
 
 def test_scales_of_another_length_on_a_control_of_another_loader_are_refused(host):
     _, theirs = host.pair(TINY)
-    scales = host.pack("cnpp_core.control.scales").BlockScales((1.0,) * 13)
+    scales = block_scales(host, *[1.0] * 13)
     with pytest.raises(ValueError, match="13 numbers, the ControlNet has 5 blocks"):
         apply(host, theirs, scales=scales)
 
@@ -147,12 +135,8 @@ def test_scales_of_another_length_on_a_control_of_another_loader_are_refused(hos
 def test_a_control_of_another_loader_is_applied_as_the_host_applies_it(host):
     _, theirs = host.pair(TINY)
     model = host.model(TINY)
-    settings = {
-        "positive": prompt(TINY, 1), "negative": prompt(TINY, 2), "control_net": theirs,
-        "image": picture(), "strength": 0.6, "start_percent": 0.0, "end_percent": 1.0,
-    }  # fmt: skip
-    ours = host.sample(model, *host.call("CNPP_Apply", **settings))
-    wanted = host.sample(model, *host.call("ControlNetApplyAdvanced", **settings))
+    ours = host.sample(model, *apply(host, theirs))
+    wanted = host.sample(model, *apply(host, theirs, node="ControlNetApplyAdvanced"))
     assert (ours - wanted).abs().max() == 0.0
 
 

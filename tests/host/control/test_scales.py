@@ -4,42 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, picture, prompt
+from controlnet_pp.tests.host.control.shaping import block_scales, control_in
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, edited, prompt
 
 
-def applied(host, layout, control, scales=None, node="CNPP_Apply"):
-    extra = {} if scales is None else {"scales": scales}
-    return host.call(
-        node,
-        positive=prompt(layout, 1),
-        negative=prompt(layout, 2),
-        control_net=control,
-        image=picture(),
-        strength=0.8,
-        start_percent=0.0,
-        end_percent=1.0,
-        **extra,
-    )
-
-
-def scales(host, *values):
-    return host.pack("cnpp_core.control.scales").BlockScales(values)
-
-
-def host_with_edited_residuals(host, layout, edit):
-    """The host's control, its merged residuals [shallow ... deep, middle] edited at every call."""
-    _, theirs = host.pair(layout)
-    positive, negative = applied(host, layout, theirs, node="ControlNetApplyAdvanced")
-    control = positive[0][1]["control"]
-    original = control.get_control
-
-    def get_control(*args):
-        out = original(*args)
-        blocks = edit([*out["output"], *out["middle"]])
-        return {"input": [], "output": blocks[:-1], "middle": blocks[-1:]}
-
-    control.get_control = get_control
-    return host.sample(host.model(layout), positive, negative)
+def only(block):
+    """An edit of the host's residuals that removes all blocks but one."""
+    return lambda blocks, *_: [b if i == block else None for i, b in enumerate(blocks)]
 
 
 @pytest.mark.parametrize(
@@ -48,38 +19,37 @@ def host_with_edited_residuals(host, layout, edit):
     ids=["first", "middle", "sd15 5", "sd15 middle", "sdxl 0", "sdxl middle"],
 )
 def test_one_block_alone_equals_the_host_with_the_others_removed(host, layout, block):
-    def alone(blocks):
-        return [b if i == block else None for i, b in enumerate(blocks)]
-
     ours, _ = host.pair(layout)
     count = ours.control_model.config.blocks
-    chosen = scales(host, *(float(i == block) for i in range(count)))
-    latent = host.sample(host.model(layout), *applied(host, layout, ours, chosen))
-    assert (latent - host_with_edited_residuals(host, layout, alone)).abs().max() == 0.0
+    chosen = block_scales(host, *(float(i == block) for i in range(count)))
+    latent = host.sample(host.model(layout), *apply(host, ours, layout, scales=chosen))
+    wanted = host.sample(host.model(layout), *edited(host, only(block), layout))
+    assert (latent - wanted).abs().max() == 0.0
 
 
 def test_each_scale_multiplies_its_own_block(host):
     values = (0.25, 2.0, 0.0, 0.5, 1.0)  # powers of two commute with the strength exactly
 
-    def times(blocks):
+    def times(blocks, *_):
         return [b * v for b, v in zip(blocks, values, strict=True)]
 
     ours, _ = host.pair(TINY)
-    latent = host.sample(host.model(TINY), *applied(host, TINY, ours, scales(host, *values)))
-    assert (latent - host_with_edited_residuals(host, TINY, times)).abs().max() == 0.0
+    latent = host.sample(host.model(TINY), *apply(host, ours, scales=block_scales(host, *values)))
+    wanted = host.sample(host.model(TINY), *edited(host, times))
+    assert (latent - wanted).abs().max() == 0.0
 
 
 def test_scales_of_one_equal_no_scales(host):
     ours, _ = host.pair(TINY)
     model = host.model(TINY)
-    neutral = host.sample(model, *applied(host, TINY, ours, scales(host, *[1.0] * 5)))
-    assert torch.equal(neutral, host.sample(model, *applied(host, TINY, ours)))
+    neutral = host.sample(model, *apply(host, ours, scales=block_scales(host, *[1.0] * 5)))
+    assert torch.equal(neutral, host.sample(model, *apply(host, ours)))
 
 
 def test_all_scales_zero_equal_no_control(host):
     ours, _ = host.pair(TINY)
     model = host.model(TINY)
-    mute = host.sample(model, *applied(host, TINY, ours, scales(host, *[0.0] * 5)))
+    mute = host.sample(model, *apply(host, ours, scales=block_scales(host, *[0.0] * 5)))
     assert torch.equal(mute, host.sample(model, prompt(TINY, 1), prompt(TINY, 2)))
 
 
@@ -94,16 +64,17 @@ def test_a_preset_fits_any_number_of_blocks_and_scales_with_its_strength(host):
     (preset,) = host.call("CNPP_BlockScalePreset", preset="mid only", strength=0.5)
     ours, _ = host.pair(TINY)
     model = host.model(TINY)
-    latent = host.sample(model, *applied(host, TINY, ours, preset))
-    wanted = host.sample(model, *applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 0.5)))
+    latent = host.sample(model, *apply(host, ours, scales=preset))
+    listed = block_scales(host, 0.0, 0.0, 0.0, 0.0, 0.5)
+    wanted = host.sample(model, *apply(host, ours, scales=listed))
     assert torch.equal(latent, wanted)
 
 
 def test_apply_leaves_the_control_it_was_given_alone(host):
     ours, _ = host.pair(TINY)
     before = dict(vars(ours))
-    first = applied(host, TINY, ours, scales(host, 1.0, 0.0, 0.0, 0.0, 0.0))
-    second = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))
+    first = apply(host, ours, scales=block_scales(host, 1.0, 0.0, 0.0, 0.0, 0.0))
+    second = apply(host, ours, scales=block_scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))
     assert vars(ours) == before
     model = host.model(TINY)
     alone = host.sample(model, *first)
@@ -113,7 +84,8 @@ def test_apply_leaves_the_control_it_was_given_alone(host):
 
 def test_a_copy_carries_the_scales_and_shares_no_setting(host):
     ours, _ = host.pair(TINY)
-    control = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))[0][0][1]["control"]
+    middle = block_scales(host, 0.0, 0.0, 0.0, 0.0, 1.0)
+    control = control_in(apply(host, ours, scales=middle))
     copy = control.copy()
     assert copy.shape == control.shape
     assert copy.strength == control.strength
@@ -129,7 +101,8 @@ def test_a_clone_for_another_device_keeps_the_scales_and_owns_its_weights(host):
     ours, _ = host.pair(TINY)
     if not hasattr(ours, "multigpu_clones"):
         pytest.skip("this ComfyUI has no clones per device")
-    control = applied(host, TINY, ours, scales(host, 0.0, 0.0, 0.0, 0.0, 1.0))[0][0][1]["control"]
+    middle = block_scales(host, 0.0, 0.0, 0.0, 0.0, 1.0)
+    control = control_in(apply(host, ours, scales=middle))
     clone = control.deepclone_multigpu(torch.device("cpu"))
     assert clone.shape == control.shape
     (a, *_), (b, *_) = control.control_model.parameters(), clone.control_model.parameters()

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from controlnet_pp.tests.host.control.shaping import CLOSE, sampled, schedule
+from controlnet_pp.tests.host.control.shaping import CLOSE, percent, sampled, schedule
 from controlnet_pp.tests.host.harness import TINY, apply, edited, evaluations
-
-
-def percent(host, t):
-    """How far a sampling is, by the model's own timesteps: 999 at the start, 0 at the end."""
-    sampling = host.model(TINY).model.model_sampling
-    return float(1 - sampling.timestep(t[:1])[0] / 999)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "uni_pc"])
