@@ -46,7 +46,7 @@ def with_legend(pictures: Tensor, legend: Legend) -> Tensor:
     width = pictures.shape[-1]
     size = max(LEAST, width // SHARE)
     margin = size // 2
-    rows = LegendRows(legend, width - margin, size)
+    rows = LegendRows(legend, width - 2 * margin, size)
     strip = Canvas(width, rows.height)
     rows.draw(strip, margin, 0)
     pixels = strip.tensor().to(pictures)

@@ -82,7 +82,7 @@ def test_lines_stand_under_their_picture_and_the_next_row_below_them():
     black = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
     one = noise()
     plain = drawn(sheet(Row("", [Cell(black)]), Row("", [Cell(one)])))
-    noted = drawn(sheet(Row("", [Cell(black, ["F1 0.84"])]), Row("", [Cell(one)])))
+    noted = drawn(sheet(Row("", [Cell(black, ["F1 0.84, a long note"])]), Row("", [Cell(one)])))
     ((_, without),), ((_, below),) = places(one, plain), places(one, noted)
     assert below - without == LINE
     assert noted.shape[1] - plain.shape[1] == LINE

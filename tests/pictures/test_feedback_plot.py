@@ -76,10 +76,13 @@ def test_batches_of_any_size_and_long_runs_have_room(pictures):
     assert short.max() <= 1
 
 
-def test_a_score_that_is_not_finite_leaves_a_gap():
-    feedback = looked((0.5,), (math.nan,), (0.75,))
+@pytest.mark.parametrize("unknown", [math.nan, math.inf])
+def test_a_line_runs_past_a_score_that_is_not_finite(unknown):
+    feedback = looked((0.5,), (unknown,), (0.75,))
     scores, _ = panels_of(feedback)
-    assert pixels(plot(feedback, EDGES), *scores.place(1, 0.5)) == COLOURS[0]
+    picture = plot(feedback, EDGES)
+    assert pixels(picture, *scores.place(1, 0.5)) == COLOURS[0]
+    assert pixels(picture, *scores.place(2, 0.625)) == COLOURS[0]
 
 
 def test_every_picture_of_a_batch_is_in_the_legend_in_its_colour():
