@@ -8,7 +8,6 @@ import torch
 from controlnet_pp.annotators.canny import canny_cnpp, canny_cv2
 from controlnet_pp.cnpp_core.consistency.agreement.lines import INVENTED, KEPT, LOST, EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.check import CheckResult, check_consistency
-from controlnet_pp.pictures.legend import with_legend
 from skimage import data
 from torch.nn.functional import interpolate
 
@@ -132,21 +131,6 @@ def test_the_report_names_the_score_and_what_was_lost_and_invented():
         "picture 1: F1 50.0%; 100.0% of the wanted edges are there, 33.3% of the edges there were "
         "wanted",
     ]
-
-
-def test_the_legend_has_a_square_in_every_colour_below_the_picture():
-    result = check(lines(2, size=200), lines(2, size=200))
-    shown = with_legend(result.difference, result.legend)
-    assert shown.shape == (1, 3, 214, 200)
-    assert torch.equal(shown[..., :200, :], result.difference)
-    strip = (shown[0, :, 200:].flatten(1).T * 255).round().tolist()
-    for _, colour in result.legend:
-        assert [round(255 * value) for value in colour] in strip
-
-
-def test_the_legend_wraps_under_a_narrow_picture():
-    result = check(lines(2, size=64), lines(2, size=64))
-    assert with_legend(result.difference, result.legend).shape == (1, 3, 64 + 3 * 14, 64)
 
 
 # Sizes
