@@ -34,7 +34,7 @@ from .consistency.losses import (
 
 @dataclass(frozen=True)
 class ConditionKind:
-    """One kind.
+    """The row of one kind of condition.
 
     label: as its node is called. agreement: (tolerance in pixels, classes) -> what a score means;
     it also says which pictures are plausible conditions. reward: the loss that ControlNet++ trains
@@ -53,7 +53,7 @@ class ConditionKind:
 
 
 class Condition(Enum):
-    """The closed list of kinds."""
+    """The closed list of kinds; a member's value is its row, its `key` the name to the outside."""
 
     CANNY = ConditionKind(
         label="Canny",

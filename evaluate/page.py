@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the reports show."""
+    """What an evaluation found: all that table, CSV file and page show."""
 
     kind: Condition
     scoring: Scoring

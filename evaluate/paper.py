@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.agreement.labels import Colour, LabelMeasure
+from ..cnpp_core.consistency.agreement.labels import LabelMeasure, Palette
 from ..cnpp_core.consistency.metrics import class_iou, confusion, mean_iou, ms_ssim
 from ..cnpp_core.consistency.metrics.regions import IGNORE
 from ..cnpp_core.consistency.resize import resize_nearest
@@ -42,7 +42,7 @@ PUBLISHED: dict[Condition, tuple[float, float, float]] = {
 
 
 class SampleScore(NamedTuple):
-    """One condition with its pictures."""
+    """The score of one condition, and of each picture made from it, in the protocol's unit."""
 
     score: float
     per_picture: tuple[float, ...]
@@ -50,41 +50,52 @@ class SampleScore(NamedTuple):
 
 
 class PaperProtocol(Protocol):
-    """What was done with one kind of condition."""
+    """How one kind of condition was evaluated, from the annotator's maps to the table's number.
+
+    Maps are of one sample: B pictures, made from one condition.
+    """
 
     @property
     def name(self) -> str:
-        """The metric, with its unit."""
+        """The metric with its unit, "canny F1 x 100"."""
         ...
 
     @property
     def higher_is_better(self) -> bool:
-        """False for errors."""
+        """False for errors, such as RMSE."""
         ...
 
     @property
     def digits(self) -> int:
-        """Behind the point, as published."""
+        """How many digits are published behind the point."""
         ...
 
     def prediction(self, raw: Tensor, height: int, width: int) -> Tensor:
-        """The annotator's maps (B, C, H, W) as they were saved, uint8 or class indices."""
+        """The annotator's maps as the published code saved them.
+
+        raw: (B, C, h, w) before any rounding, 0..1; of depth at least 0, of seg class indices.
+        Returns (B, 1, height, width) uint8, of seg (B, height, width) int64.
+        """
         ...
 
     def label(self, condition: Tensor) -> Tensor:
-        """The condition image (1, 1 or 3, H, W) in 0..1 as it was saved."""
+        """The condition image (1, 1 or 3, H, W) in 0..1 as the published code saved it.
+
+        Returns (1, 1, H, W) uint8, of seg (1, H, W) int64 with IGNORE for no class. ValueError for
+        an image that the protocol can't read.
+        """
         ...
 
     def sample(self, predictions: Tensor, label: Tensor) -> SampleScore:
-        """Score of the pictures of one condition."""
+        """Score of predictions (B, ...) against one label (1, ...), both as saved."""
         ...
 
     def total(self, samples: Sequence[SampleScore]) -> float:
-        """The number in the table."""
+        """The number in the table: all samples in one."""
         ...
 
 
-def paper_protocol(condition: Condition, palette: Sequence[Colour] = ()) -> PaperProtocol:
+def paper_protocol(condition: Condition, palette: Palette = ()) -> PaperProtocol:
     """The protocol for a kind of condition; ValueError for kinds that the paper has not evaluated.
 
     palette: a colour for each class, for seg.
@@ -99,13 +110,16 @@ def paper_protocol(condition: Condition, palette: Sequence[Colour] = ()) -> Pape
 
 
 def truncated(maps: Tensor) -> Tensor:
-    """0..1 -> uint8, cut off and not rounded, as torchvision makes pictures of float tensors."""
+    """(...) in 0..1 -> uint8, cut off and not rounded, as by torchvision's `to_pil_image`."""
     return (maps.detach().float() * 255).clamp(0, 255).byte()
 
 
 @dataclass(frozen=True)
 class PaperEdges:
-    """Binary F1, times 100."""
+    """F1 of exact edge pixels, counted over the pictures of a sample at once, times 100.
+
+    raw: binary edges (B, 1, H, W), 0 and 1, of the picture's size.
+    """
 
     name = "canny F1 x 100"
     digits = 2
@@ -136,7 +150,11 @@ class PaperEdges:
 
 @dataclass(frozen=True)
 class PaperSoftMaps:
-    """MS-SSIM; with the wrapping inversion for line art."""
+    """MS-SSIM of 8-bit maps, 0..1.
+
+    raw: (B, 1, H, W), of HED white on black, of line art black on white. wraps: invert it as the
+    published code does for line art, 1 - x in 8 bits.
+    """
 
     wraps: bool = False
     name = "MS-SSIM"
@@ -162,7 +180,11 @@ class PaperSoftMaps:
 
 @dataclass(frozen=True)
 class PaperDepth:
-    """RMSE on 0..255."""
+    """RMSE of depth in 8 bits, 0..255.
+
+    raw: inverse depth (B, 1, h, w) at the network's size, divided by its maximum, cut to 8 bits,
+    then resized as Pillow does it. The condition is stretched to 0..255 and cut.
+    """
 
     name = "depth RMSE (of 255)"
     digits = 2
@@ -200,11 +222,12 @@ class PaperDepth:
 class PaperLabels:
     """mIoU times 100, over the data set.
 
-    Conditions are class numbers (one channel, k + 1 for class k, 0 for none, as ADE20K's files) or
-    colours of `palette`; in colours, classes of one colour count as the first of them.
+    raw: class indices (B, 1, h, w), brought to the picture's size by nearest. Conditions are class
+    numbers (one channel, k + 1 for class k, 0 for none, as ADE20K's files) or colours of `palette`;
+    in colours, classes of one colour count as the first of them.
     """
 
-    palette: Sequence[Colour]
+    palette: Palette
     name = "mIoU x 100"
     digits = 2
     higher_is_better = True
@@ -235,13 +258,16 @@ class PaperLabels:
         return 100 * class_iou(torch.stack(counts).sum(0)).nanmean().item()
 
     def merged(self, classes: Tensor) -> Tensor:
-        """Class indices with those of one colour as the first of them, as colours give them."""
+        """Class indices (B, H, W) with those of one colour as the first of them.
+
+        That is how a condition in colours gives them.
+        """
         first = {colour: index for index, colour in reversed(list(enumerate(self.palette)))}
         table = torch.tensor([first[colour] for colour in self.palette], device=classes.device)
         return table[classes]
 
 
-PROTOCOLS: dict[Condition, Callable[[Sequence[Colour]], PaperProtocol]] = {
+PROTOCOLS: dict[Condition, Callable[[Palette], PaperProtocol]] = {
     Condition.SEG: PaperLabels,
     Condition.CANNY: lambda _: PaperEdges(),
     Condition.SOFTEDGE: lambda _: PaperSoftMaps(),

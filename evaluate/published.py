@@ -79,7 +79,7 @@ def _segmentation_ways(folder: Path, device: torch.device) -> Ways:
     return Ways(lambda image: coloured(classes(image)), raw=classes, classes=ADE20K)
 
 
-# Kind -> (folder, device) to its annotator.
+# Kind -> the ways of its annotator, from (folder, device).
 NETWORKS: Mapping[str, Callable[[Path, torch.device], Ways]] = {
     "depth": _depth_ways,
     "seg": _segmentation_ways,

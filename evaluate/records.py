@@ -89,7 +89,10 @@ class Record:
 
 
 class Records:
-    """The records in one folder."""
+    """The scores that all processes of one evaluation have written into a folder.
+
+    Raises ValueError where the folder holds scores with other settings.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder

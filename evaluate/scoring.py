@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..annotators.annotator import Annotator
 from ..annotators.kinds import Classes
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Measure
@@ -16,20 +17,18 @@ from ..cnpp_core.consistency.check import CheckResult, check_consistency
 from ..cnpp_core.consistency.resize import resize_nearest, same_aspect
 from .paper import PaperLabels, PaperProtocol, SampleScore, paper_protocol
 
-Annotate = Callable[[Tensor], Tensor]
-
 
 class Scoring(Protocol):
     """How samples become scores, and scores a total."""
 
     @property
     def name(self) -> str:
-        """The metric."""
+        """The metric, with its settings or its unit."""
         ...
 
     @property
     def higher_is_better(self) -> bool:
-        """False for errors."""
+        """False for errors, such as RMSE."""
         ...
 
     @property
@@ -38,11 +37,15 @@ class Scoring(Protocol):
         ...
 
     def text(self, score: float) -> str:
-        """A score as people write it."""
+        """A score as people write it, with the digits that are usual."""
         ...
 
     def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
-        """Scores of one condition and a sentence for each picture."""
+        """Scores of one condition and a sentence for each picture.
+
+        pictures: (B, 3, H, W) in 0..1; condition: (1, 1 or 3, H', W') in 0..1. ValueError for one
+        that does not fit the pictures or is of another kind.
+        """
         ...
 
     def total(self, samples: Sequence[SampleScore]) -> float:
@@ -52,10 +55,14 @@ class Scoring(Protocol):
 
 @dataclass(frozen=True)
 class CheckScoring:
-    """What the Cycle-Consistency Check gives; the total is the mean over all pictures."""
+    """What the Cycle-Consistency Check gives; the total is the mean over all pictures.
+
+    annotate: pictures (B, 3, H, W) in 0..1 to condition images. tolerance: in pixels, for lines and
+    joints.
+    """
 
     kind: Condition
-    annotate: Annotate
+    annotate: Annotator
     tolerance: int = 0
     classes: Classes | None = None
 
@@ -71,7 +78,10 @@ class CheckScoring:
         return self._measure.text(score)
 
     def check(self, pictures: Tensor, condition: Tensor) -> CheckResult:
-        """The whole result, with the recovered condition and the difference picture."""
+        """The whole result, with the recovered condition and the difference picture.
+
+        pictures: (B, 3, H, W) in 0..1; condition: (1, 1 or 3, H', W') in 0..1.
+        """
         return check_consistency(pictures, condition, self.annotate, self._measure)
 
     def sample(self, pictures: Tensor, condition: Tensor) -> tuple[SampleScore, list[str]]:
@@ -95,7 +105,7 @@ class PaperScoring:
     """
 
     kind: Condition
-    raw: Annotate
+    raw: Annotator
     classes: Classes | None = None
 
     @property

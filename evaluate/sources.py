@@ -44,7 +44,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderAnnotator:
     """An annotator with default settings, and what to know of figures that it gives."""
 
     ways: Ways
@@ -64,9 +64,9 @@ def method_name(kind: Condition, method: str = "") -> str:
     return ""
 
 
-def annotator_for(kind: Condition, source: Source, method: str = "") -> Found:
+def annotator_for(kind: Condition, source: Source, method: str = "") -> FolderAnnotator:
     """The annotator. Raises MissingWeights, which says what to get."""
     found = KINDS[kind.key].method(method_name(kind, method))
     if source.model is not None and kind.key in NETWORKS:
-        return Found(NETWORKS[kind.key](source.model, source.device))
-    return Found(found.ways(*map(source.network, found.networks)), found.remark)
+        return FolderAnnotator(NETWORKS[kind.key](source.model, source.device))
+    return FolderAnnotator(found.ways(*map(source.network, found.networks)), found.remark)

@@ -29,7 +29,7 @@ Groups = Mapping[str, Iterable[str]]  # row of the report -> the modules it sums
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One row of a report."""
+    """What one block of a ControlNet costs: a row of the report."""
 
     name: str
     output_shape: tuple[int, ...]  # of the row's last module; () if it gave no tensor

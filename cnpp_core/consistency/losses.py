@@ -33,13 +33,19 @@ class Loss(Protocol):
 
 
 def mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared difference of (B, C, H, W) per picture, (B,); NaN where the mask is empty."""
+    """Mean squared difference of (B, C, H, W) per picture, (B,); NaN where the mask is empty.
+
+    mean((found - wanted)^2)
+    """
     found, wanted = as_pair(found, wanted, "a map")
     return masked_mean((found - wanted) ** 2, inside(mask, found))
 
 
 def relative_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mse` of depth maps, each divided by its own maximum."""
+    """`mse` of depth maps (B, 1, H, W) of any unit, each divided by its own maximum, (B,).
+
+    mean((found / max(found) - wanted / max(wanted))^2)
+    """
     found, wanted = (x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (found, wanted))
     return mse(found, wanted, mask)
 
@@ -63,9 +69,10 @@ def line_loss(
 ) -> Tensor:
     """How much of the wanted lines is lost and how much was invented, per picture, (B,) in 0..2.
 
-    The mean of (1 - found)^2 on the wanted pixels plus that of found^2 away from them, so that a
-    few pixels of line weigh as much as all the rest: the mean square over all pixels calls black
-    the best answer, and off its ridges the thinned map of canny has no gradient at all.
+        mean over the wanted pixels of (1 - found)^2 + mean away from them of found^2
+
+    so that a few pixels of line weigh as much as all the rest: the mean square over all pixels
+    calls black the best answer, and off its ridges the thinned map of canny has no gradient at all.
 
     found: (B, 1, H, W), how surely a line is there, 0..1; it may be some pixels wide. wanted: the
     lines (B or 1, 1, H, W) bool. reach: a wanted pixel is kept by the surest pixel so near to it.
@@ -80,13 +87,16 @@ def line_loss(
 
 
 def stroke_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`line_loss` where the wanted lines are thick strokes, and what is found is their middle."""
+    """`line_loss` (B,) where the wanted lines (B or 1, 1, H, W) are thick strokes.
+
+    found: (B, 1, H, W), the middles of strokes as soft edges, 0..1.
+    """
     reach = max(1, round(STROKE_REACH * min(found.shape[-2:])))
     return line_loss(found, wanted, mask, reach=reach, gap=0)
 
 
 def normal_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared difference of vectors, only where one is wanted.
+    """Mean squared difference of vectors, only where one is wanted, per picture, (B,).
 
     found: normals as colours (B, 3, H, W) in 0..1; wanted: unit vectors, 0 where there is none.
     """
@@ -96,7 +106,10 @@ def normal_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Te
 
 
 def joint_loss(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mse` of heat maps (B, J, H, W); if one was found for all joints, of the highest wanted."""
+    """`mse` of heat maps (B, J, H, W) in 0..1, per picture, (B,).
+
+    If one map was found for all joints, it is compared with the highest of the wanted ones.
+    """
     return mse(found, wanted.amax(1, keepdim=True) if found.shape[1] == 1 else wanted, mask)
 
 

@@ -26,7 +26,7 @@ class Trial:
 
     @property
     def setting(self) -> tuple[float, str]:
-        """All but the seed."""
+        """Strength and preset: all but the seed."""
         return self.strength, self.preset
 
     def __str__(self) -> str:

@@ -111,7 +111,7 @@ class EnergyTable:
 
     @property
     def shown(self) -> tuple[str, Tensor]:
-        """The side that the picture shows: cond, if it was sampled."""
+        """The side that the picture shows, cond if it was sampled, and its (blocks, steps)."""
         return next(iter(self.sides.items()))
 
     @property
@@ -160,7 +160,7 @@ SILENT = (
 
 
 def number(value: float | Tensor) -> str:
-    """Three digits at most: 0, 0.012, 0.31, 4.2, 130; "-" for NaN."""
+    """A scalar as text, three digits at most: 0, 0.012, 0.31, 4.2, 130; "-" for NaN."""
     value = float(value)
     if value != value:
         return "-"

@@ -1,4 +1,4 @@
-"""What a ControlNet says at one step: the outputs of its zero convolutions."""
+"""What a ControlNet gives at one step: the outputs of its zero convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scales import BlockScales
 
 @dataclass(frozen=True)
 class ControlResiduals:
-    """Residuals (B, C, H, W), shallow to deep, the middle block's last; None where a block is mute.
+    """Residuals (B, C, H, W), shallow to deep, the middle block's last; None for no residual.
 
     Tensors are shared with whoever made them, so no method writes in place.
     """
@@ -31,11 +31,11 @@ class ControlResiduals:
         return iter(self.blocks)
 
     def scaled(self, scales: BlockScales) -> ControlResiduals:
-        """Each residual times its scale; 1 keeps the very tensor, 0 makes the block mute."""
+        """Each residual times its scale; 1 keeps the very tensor, 0 gives None."""
         return self.each(_times, scales.resolve(len(self)).values)
 
     def times(self, strength: float) -> ControlResiduals:
-        """All residuals times one number; 1 keeps the very tensors, 0 makes every block mute."""
+        """All residuals times one number; 1 keeps the very tensors, 0 gives None."""
         return self.each(_times, [strength] * len(self))
 
     def times_rows(self, factors: Sequence[float]) -> ControlResiduals:
@@ -66,7 +66,7 @@ class ControlResiduals:
 
     @staticmethod
     def joined(parts: Sequence[ControlResiduals]) -> ControlResiduals:
-        """Chunks of rows behind one another, copied; zeros where only one part mutes a block."""
+        """Chunks of rows behind one another, copied; zeros where only one part has None."""
         whole: dict[tuple[int, ...], Tensor | None] = {}
         columns = list(zip(*(part.blocks for part in parts), strict=True))
         for blocks in columns:
@@ -77,9 +77,9 @@ class ControlResiduals:
     def each(
         self, change: Callable[..., Tensor | None], values: Sequence[Any] | None = None
     ) -> ControlResiduals:
-        """``change(block)`` or ``change(block, value)`` of every block that speaks.
+        """``change(block)`` or ``change(block, value)`` of every block that is not None.
 
-        Controls for transformers say the same at many places: what is one tensor stays one.
+        Controls for transformers give the same at many places: what is one tensor stays one.
         """
         arguments = [()] * len(self) if values is None else [(value,) for value in values]
         changed: dict[tuple[int, ...], Tensor | None] = {}
@@ -101,7 +101,7 @@ class ControlResiduals:
     def require_finite(self, sums: Tensor | None = None) -> None:
         """ValueError naming the blocks that hold NaN or infinite values.
 
-        sums: what ``sums()`` gave earlier, to look at it once it is known anyway.
+        sums: (blocks,), what ``sums()`` gave earlier, to look at it once it is known anyway.
         """
         finite = torch.isfinite(self.sums() if sums is None else sums).tolist()
         bad = [self._name(i) for i in range(len(self)) if not finite[i]]

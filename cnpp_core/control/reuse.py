@@ -32,7 +32,7 @@ class ReusePolicy:
             )
 
     def allows(self, step: int, stored: Stored, x: Tensor) -> bool:
-        """True if ``stored`` is good enough at ``step`` (counted from 0) with input ``x``."""
+        """True if ``stored`` is good enough at ``step`` (counted from 0) with input x (B, ...)."""
         age = step - stored.step
         if self.every == 1 or step < self.fresh_steps or not 0 <= age < self.every:
             return False
@@ -41,7 +41,7 @@ class ReusePolicy:
 
 @dataclass(frozen=True)
 class Stored:
-    """Residuals of some rows, with the step and the input that they were computed from."""
+    """Residuals of some rows, with the step and the input x (B, ...) they were computed from."""
 
     step: int
     x: Tensor
@@ -78,7 +78,7 @@ class ResidualStore:
         residuals: ControlResiduals,
         asked: Collection[int] | None,
     ) -> None:
-        """Remember what has just been computed."""
+        """Remember what has just been computed from x (B, ...): residuals of the blocks asked."""
         # Windows of frames may never come again; what is too old for everybody goes.
         self._stored = {
             other: stored

@@ -52,7 +52,7 @@ class BlockScales:
 
 
 def uniform(blocks: int) -> tuple[float, ...]:
-    """Every block as trained."""
+    """1 for every block: the control as it was trained."""
     return (1.0,) * blocks
 
 

@@ -29,21 +29,24 @@ class NoiseSchedule:
 
     @property
     def sigmas(self) -> Tensor:
-        """Noise against signal, sqrt((1 - alpha_bar) / alpha_bar), per timestep."""
+        """Noise against signal, sqrt((1 - alpha_bar) / alpha_bar), per timestep, (T,)."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def q_sample(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t of x0 (B, C, H, W) at timesteps t (B,) (arXiv 2006.11239, equation 4)."""
+        """x_t of x0 and noise eps (B, C, H, W) at steps t (B,); arXiv 2006.11239, equation 4."""
         alpha_bar = self._at(t, x0)
         return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
 
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """The one-step estimate of x0 from predicted noise (arXiv 2404.07987, equation 8)."""
+        """The one-step estimate of x0 from x_t and predicted noise (B, C, H, W) at t (B,).
+
+        arXiv 2404.07987, equation 8.
+        """
         alpha_bar = self._at(t, x_t)
         return (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
 
     def eps_of(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-        """The noise that makes x_t of x0: what `predict_x0` inverts."""
+        """The noise that makes x_t of x0 (B, C, H, W) at t (B,): what `predict_x0` inverts."""
         alpha_bar = self._at(t, x_t)
         return (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
 

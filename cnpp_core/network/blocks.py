@@ -90,7 +90,11 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0)
 
 
 class Block(nn.Sequential):
-    """Layers in a row, each given what it needs beside the features: embedding, context, size."""
+    """Layers in a row, each given what it needs beside the features.
+
+    x (B, C, H, W) -> (B, C', H', W'), with emb (B, emb_channels), context (B, L, context_dim) and,
+    to grow to, the size of a skip connection.
+    """
 
     def forward(  # type: ignore[override]
         self,
@@ -137,7 +141,7 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width with a strided convolution; odd sides round up."""
+    """(B, C, H, W) -> (B, C, H / 2, W / 2) by a strided convolution; odd sides round up."""
 
     def __init__(self, channels: int, build: Build) -> None:
         super().__init__()
@@ -148,7 +152,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Grows to the size of the skip connection that comes next (or doubles) and convolves."""
+    """(B, C, H, W) at the size of the skip connection that comes next (or doubled), convolved."""
 
     def __init__(self, channels: int, build: Build) -> None:
         super().__init__()
@@ -200,7 +204,10 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and a gated feed-forward layer, each with a skip."""
+    """Self-attention, cross-attention and a gated feed-forward layer, each with a skip.
+
+    x (B, N, channels), context (B, L, context_dim) -> (B, N, channels).
+    """
 
     def __init__(self, channels: int, heads: int, context_dim: int, build: Build) -> None:
         super().__init__()
@@ -245,7 +252,10 @@ def tell_places(network: nn.Module) -> None:
 
 
 class FeedForward(nn.Module):
-    """A hidden layer of four times the width, gated by a GELU (arXiv 2002.05202)."""
+    """(B, N, channels) by a hidden layer of four times the width, gated by a GELU.
+
+    GEGLU of arXiv 2002.05202.
+    """
 
     def __init__(self, channels: int, build: Build) -> None:
         super().__init__()
@@ -260,7 +270,7 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """x * gelu(gate), both halves of one linear layer."""
+    """(..., inputs) -> (..., outputs): x * gelu(gate), both halves of one linear layer."""
 
     def __init__(self, inputs: int, outputs: int, build: Build) -> None:
         super().__init__()

@@ -84,7 +84,10 @@ class UNet(Encoder):
 
 
 def inject(h: Tensor, residual: Tensor | None, block: str) -> Tensor:
-    """h + residual, never in place; ValueError where the shapes differ, naming the block."""
+    """h (B, C, H, W) + residual (B or 1, C, H, W), never in place; None adds nothing.
+
+    Raises ValueError where the shapes differ, naming the block.
+    """
     if residual is None:
         return h
     if residual.shape[1:] != h.shape[1:] or residual.shape[0] not in (1, h.shape[0]):

@@ -86,7 +86,7 @@ class TokenLayer(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """GELU by a sigmoid: x * sigmoid(1.702 x)."""
+    """GELU by a sigmoid, of any shape (...): x * sigmoid(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)

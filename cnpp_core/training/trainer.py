@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Loss = Callable[[torch.Generator], Tensor]  # draws its batch from the generator
+# The loss of one batch, a scalar; the batch is drawn with the generator.
+Objective = Callable[[torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How long and how fast.
 
-    ``steps`` optimiser steps, each over ``accumulate`` calls of the loss; learning rate rising
+    ``steps`` optimiser steps, each over ``accumulate`` batches; learning rate rising
     over ``warmup`` steps and falling to zero along a cosine; ``autocast`` a half dtype or None.
     """
 
@@ -60,7 +61,9 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step = 0
 
-    def run(self, loss: Loss, on_step: Callable[[int, float], None] | None = None) -> None:
+    def run(
+        self, objective: Objective, on_step: Callable[[int, float], None] | None = None
+    ) -> None:
         """Train to the last step, from wherever ``step`` is.
 
         ``on_step(step, loss)`` is called after each step; it may raise to stop, and training goes
@@ -68,7 +71,7 @@ class Trainer:
         """
         self.module.train()
         while self.step < self.settings.steps:
-            value = self._one_step(loss)
+            value = self._one_step(objective)
             self.step += 1
             if on_step is not None:
                 on_step(self.step, value)
@@ -98,14 +101,14 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.step = state["step"]
 
-    def _one_step(self, loss: Loss) -> float:
+    def _one_step(self, objective: Objective) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for _ in range(self.settings.accumulate):
             with self._precision():
-                value = loss(self.generator) / self.settings.accumulate
+                value = objective(self.generator) / self.settings.accumulate
             value.backward()
             total += value.item()
         if not math.isfinite(total):

@@ -47,24 +47,24 @@ class ColourMeasure(Measure):
 
     @property
     def name(self) -> str:
-        """With what it is of."""
+        """RMSE of what, on which scale."""
         return "Colour RMSE (of 255)"
 
     def text(self, score: float) -> str:
-        """Levels."""
+        """Levels of 255, two digits."""
         return f"{score:.2f}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
-        """Colours (N, 3, H, W) in 0..1; refuses what is plainly no picture."""
+        """Colours (N, 3, H, W) in 0..1; refuses drawings, masks and flat pictures."""
         refuse_if([_problem(one) for one in condition], "a tile (a coarse picture in colour)")
         return condition.float().clamp(0, 1), []
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """With interpolation, for coarse pictures are smooth."""
+        """(N, 3, h, w) -> (N, 3, height, width), interpolated: coarse pictures are smooth."""
         return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences, and how far off each pixel is as a heat map."""
+        """RMSE of colours (B, 1 or 3, H, W), and how far off each pixel is as a heat map."""
         found = recovered.float().expand(-1, 3, -1, -1)
         scores = rmse(found, wanted, mask) * LEVELS
         off = found - wanted

@@ -41,11 +41,11 @@ class DepthMeasure(Measure):
 
     @property
     def name(self) -> str:
-        """With what it is of."""
+        """RMSE of what, on which scale."""
         return "Depth RMSE (of 255)"
 
     def text(self, score: float) -> str:
-        """Two digits, as published."""
+        """Levels of 255, two digits as published."""
         return f"{score:.2f}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
@@ -54,11 +54,11 @@ class DepthMeasure(Measure):
         return _stretched(condition.float().mean(1, keepdim=True)), []
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """With interpolation."""
+        """(N, 1, h, w) -> (N, 1, height, width), interpolated: depth is mostly smooth."""
         return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences, and the wanted depth with the errors over it."""
+        """RMSE of depth (B, 1 or 3, H, W), and the wanted depth with the errors over it."""
         found = _stretched(recovered.float().mean(1, keepdim=True))
         scores = rmse(found, wanted, mask) * LEVELS
         aligned = align(found, wanted, mask)

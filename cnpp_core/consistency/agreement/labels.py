@@ -29,18 +29,18 @@ AS_WANTED = (0.35, 0.35, 0.35)
 NOT_COMPARED = (0.0, 0.0, 0.0)
 WORST_NAMED = 3
 
-Colour = tuple[int, int, int]
+Palette = Sequence[tuple[int, int, int]]  # RGB of each class, 0..255
 
 
 @dataclass(frozen=True)
 class LabelMeasure(Measure):
     """Mean IoU over the classes of the condition and of the picture.
 
-    palette: the colour of each class, 0..255. names: the words for them. Classes of one colour
+    palette: the colour of each class. names: the words for them. Classes of one colour
     count as one. Black is no class unless it is in the palette: it isn't compared.
     """
 
-    palette: Sequence[Colour] = ()
+    palette: Palette = ()
     names: Sequence[str] = ()
     palette_name: str = "ADE20K"
     _colours: Tensor = field(init=False, repr=False, compare=False)
@@ -78,11 +78,11 @@ class LabelMeasure(Measure):
         return classes[:, None], remarks
 
     def stated(self, wanted: Tensor) -> Tensor:
-        """Where a class is wanted."""
+        """Where a class is wanted: classes (N, 1, H, W) -> bool of that shape."""
         return wanted != IGNORE
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences with the worst classes, and where another class is."""
+        """mIoU of colours (B, 3, H, W) with classes (B, 1, H, W), and where another class is."""
         found, _ = self.classes(recovered)
         target = wanted[:, 0]
         iou = class_iou(confusion(found, target, len(self.palette), IGNORE, mask))

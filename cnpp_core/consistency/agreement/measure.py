@@ -21,9 +21,9 @@ MOST_COLOUR = 0.02  # mean spread of the channels in what still counts as grey
 
 
 class Comparison(NamedTuple):
-    """What a measure finds."""
+    """How pictures agree with their condition, as a measure finds it."""
 
-    scores: Tensor  # (B,)
+    scores: Tensor  # (B,), in the unit of the measure
     lines: list[str]  # one sentence per picture
     difference: Tensor  # (B, 3, H, W) in 0..1
 
@@ -51,14 +51,20 @@ class Measure(ABC):
 
     @abstractmethod
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
-        """The map in a condition image (N, 1 or 3, H, W), and remarks; ValueError if it's none."""
+        """The map in a condition image (N, 1 or 3, H, W) in 0..1, and remarks for the report.
+
+        Its shape is the kind's own, mostly (N, C, H, W). ValueError for an image of another kind.
+        """
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """A map that was read, at another size; values are copied, unless a kind may mix them."""
+        """A map that was read, (N, C, h, w), as (N, C, height, width).
+
+        Values are copied, unless a kind may mix them.
+        """
         return resize_nearest(wanted, height, width)
 
     def target(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """A map that was read, as a loss compares it with what an annotator finds at that size."""
+        """A map that was read, as a loss compares it with an annotator's (B, C, height, width)."""
         if wanted.shape[-2:] == (height, width):
             return wanted
         return self.resize(wanted, height, width)
@@ -69,7 +75,11 @@ class Measure(ABC):
 
     @abstractmethod
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """`recovered` as the annotator gave it, `wanted` as read, mask (B, 1, H, W) bool."""
+        """Scores, sentences and the difference picture of each row.
+
+        recovered: (B, 1 or 3, H, W) in 0..1 as the annotator gave it; wanted: as read, at this
+        size, a row for each; mask: (B, 1, H, W) bool, None for everywhere.
+        """
 
 
 def refuse_if(problems: list[str], kind: str) -> None:

@@ -46,24 +46,27 @@ class NormalMeasure(Measure):
 
     @property
     def name(self) -> str:
-        """In full."""
+        """The score with its unit."""
         return "Mean angle (degrees)"
 
     def text(self, score: float) -> str:
-        """Degrees."""
+        """Degrees, two digits."""
         return f"{score:.2f}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
-        """Colours (N, 3, H, W) -> unit vectors (N, 3, H, W), 0 where there is no normal."""
+        """Colours (N, 3, H, W) -> unit vectors (N, 3, H, W), 0 where there is no normal.
+
+        ValueError where most colours stand for no direction.
+        """
         refuse_if([_problem(one) for one in condition], "a normal map (directions as colours)")
         return _vectors(condition.float()), []
 
     def stated(self, wanted: Tensor) -> Tensor:
-        """Where there is a normal."""
+        """Where there is a normal: vectors (N, 3, H, W) -> (N, 1, H, W) bool."""
         return (wanted != 0).any(1, keepdim=True)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences, and the angles as a heat map."""
+        """Angles between colours (B, 3, H, W) and vectors (B, 3, H, W), also as a heat map."""
         found = _vectors(recovered.float().expand(-1, 3, -1, -1))
         score = normal_score(found, wanted, mask)
         swapped = normal_score(found, wanted.flip(1), mask).mean

@@ -47,7 +47,7 @@ class PoseMeasure(Measure):
 
     @property
     def name(self) -> str:
-        """With the tolerance, without which a PCK says little."""
+        """Names the tolerance, without which a PCK says little."""
         if self.tolerance == 0:
             return f"PCK (within {ALPHA:.0%} of the person's size)"
         return f"PCK (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
@@ -73,7 +73,7 @@ class PoseMeasure(Measure):
         return torch.stack(padded), remarks
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """Nothing to do: joints are stored as shares of the sides."""
+        """Joints (N, P, 18, 3) as they are: they are stored as shares of the sides."""
         return wanted
 
     def target(self, wanted: Tensor, height: int, width: int) -> Tensor:
@@ -90,7 +90,10 @@ class PoseMeasure(Measure):
         return (maps * (wanted[..., 2, None, None] > 0)).amax(1)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences, and the skeletons in white, red and blue."""
+        """PCK of drawings (B, 3, H, W) with joints (B, P, 18, 3), and both drawn.
+
+        In the picture, in place is white, lost red, found elsewhere blue.
+        """
         height, width = recovered.shape[-2:]
         pixels = torch.tensor([width, height, 1.0])
         targets = [

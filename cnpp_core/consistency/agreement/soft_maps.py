@@ -46,7 +46,7 @@ class SoftMapMeasure(Measure):
     node: str = "Soft Edge (HED)"
 
     def text(self, score: float) -> str:
-        """Four digits, as published."""
+        """Four digits of 0..1, as published."""
         return f"{score:.4f}"
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
@@ -55,11 +55,11 @@ class SoftMapMeasure(Measure):
         return condition.float().mean(1, keepdim=True).clamp(0, 1), []
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
-        """With interpolation, as the maps are smooth."""
+        """(N, 1, h, w) -> (N, 1, height, width), interpolated: the maps are smooth."""
         return F.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
-        """Scores, sentences and the difference picture; white, red and blue."""
+        """MS-SSIM of maps (B, 1 or 3, H, W); kept lines white, lost red, invented blue."""
         found = recovered.float().mean(1, keepdim=True).clamp(0, 1)
         betas = betas_that_fit(*found.shape[-2:])
         scores = ms_ssim(found, wanted, mask, betas=betas)
