@@ -236,15 +236,15 @@ def read_picture(path: Path) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no picture that can be read: {error}") from error
     if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips
-        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+        levels = (np.asarray(picture) / 257).round().clip(0, 255)
+        picture = Image.fromarray(levels.astype(np.uint8))
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.convert("RGB").crop((left, top, left + side, top + side))
-    way = Image.Resampling.BOX if side > SIZE else Image.Resampling.BILINEAR
-    pixels = np.array(square.resize((SIZE, SIZE), way))
+    pixels = np.array(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 Colour = tuple[int, int, int]  # RGB, 0..255
-Place = tuple[float, float]  # pixels from the left and from the top
+Point = tuple[float, float]  # pixels from the left and from the top
 Box = tuple[float, float, float, float]  # left, top, right, bottom; the last two not included
 
 # Sizes of text in pixels. Below LEAST nobody can read it.
@@ -84,7 +84,7 @@ class Canvas:
 
     def text(
         self,
-        place: Place,
+        point: Point,
         words: str,
         colour: Colour | None = None,
         size: int = TEXT,
@@ -95,7 +95,7 @@ class Canvas:
     ) -> None:
         """Words on one line, no wider than ``width`` (see `fitted`); anchor as Pillow names it."""
         words, fitting = fitted(words, size, width - BOLDER * bold)
-        x, y = place
+        x, y = point
         for shift in (0.0, BOLDER)[: 1 + bold]:  # the font has no bold face
             self._draw.text(
                 (x + shift, y), words, colour or self.theme.words, _font(fitting), anchor=anchor
@@ -111,23 +111,23 @@ class Canvas:
         left, top, right, bottom = box
         self._draw.rectangle((left - 1, top - 1, right, bottom), outline=self.theme.frame)
 
-    def line(self, places: Sequence[Place], colour: Colour, width: int = 1) -> None:
-        """Straight lines from place to place; fewer than two places draw nothing."""
-        if len(places) > 1:
-            self._draw.line(places, colour, width, joint="curve")
+    def line(self, points: Sequence[Point], colour: Colour, width: int = 1) -> None:
+        """Straight lines from point to point; fewer than two draw nothing."""
+        if len(points) > 1:
+            self._draw.line(points, colour, width, joint="curve")
 
     def dashes(self, left: int, right: int, y: int, colour: Colour) -> None:
-        """A dashed line across."""
+        """A dashed line from ``left`` to ``right`` at the height ``y``, in pixels."""
         for x in range(left, right, 10):
             self._draw.line((x, y, min(x + 5, right), y), colour)
 
-    def dot(self, place: Place, radius: int, colour: Colour) -> None:
-        x, y = place
+    def dot(self, point: Point, radius: int, colour: Colour) -> None:
+        x, y = point
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
 
     def swatch(
         self,
-        place: Place,
+        point: Point,
         colour: Colour,
         words: str,
         size: int = TEXT,
@@ -136,9 +136,9 @@ class Canvas:
     ) -> None:
         """A square in a colour with words right of it, both no wider than ``width``.
 
-        place: the left side of the square, and its middle from top to bottom.
+        point: the left side of the square, and its middle from top to bottom.
         """
-        x, y = place
+        x, y = point
         side = _swatch_side(size)
         top = round(y - side / 2)
         self.frame((x, top, x + side, top + side))
@@ -146,10 +146,10 @@ class Canvas:
         left = side + size // 2
         self.text((x + left, y), words, size=size, anchor="lm", width=width - left)
 
-    def picture(self, place: tuple[int, int], picture: Tensor) -> None:
-        """Lay a picture (1 or 3, H, W) uint8 down, its corner at ``place``."""
+    def picture(self, corner: tuple[int, int], picture: Tensor) -> None:
+        """Lay a picture (1 or 3, H, W) uint8 down, its upper left corner at ``corner``."""
         pixels = picture.expand(3, -1, -1).movedim(0, -1).contiguous()
-        self._image.paste(Image.fromarray(pixels.numpy()), place)
+        self._image.paste(Image.fromarray(pixels.numpy()), corner)
 
     def step_axis(self, columns: Columns, y: float) -> None:
         """Below y the numbers of the steps, as many as there is room for, and the word "step"."""
@@ -180,14 +180,14 @@ class Canvas:
         return torch.from_numpy(np.array(self._image)).movedim(-1, 0)[None].float() / 255
 
     def png(self) -> bytes:
-        """The picture as a PNG file."""
+        """The picture as the bytes of a PNG file."""
         file = io.BytesIO()
         self._image.save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 def to_bytes(picture: Tensor) -> Tensor:
-    """A picture in 0..1 of any shape -> uint8 in main memory; values outside are clipped."""
+    """A picture (...) in 0..1 -> uint8 0..255 in main memory, rounded; values outside are clipped."""
     return (picture.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 
 

@@ -64,7 +64,7 @@ class ComparisonSheet:
         return canvas
 
     def _draw_head(self, canvas: Canvas, top: int, side: int) -> None:
-        canvas.text((MARGIN, MARGIN - 4), self.heading, size=TITLE, bold=True)
+        canvas.text((MARGIN, MARGIN - 4), self.heading, size=TITLE)
         for number, line in enumerate(self.lines):
             canvas.text((MARGIN, MARGIN + 26 + number * LINE), line, LIGHT.faint)
         for number, lines in enumerate(self.columns):

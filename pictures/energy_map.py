@@ -22,8 +22,8 @@ BAR = 18
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where things are in the picture, in pixels; (left, top) is the first cell's corner."""
+class CellGrid:
+    """Where the cells and what is beside them lie, in pixels; (left, top) is the first corner."""
 
     left: int
     top: int
@@ -33,7 +33,7 @@ class Layout:
 
     @property
     def columns(self) -> Columns:
-        """The columns of the steps."""
+        """The columns of the steps, for the axis below them."""
         return Columns(self.left, self.left + self.column * self.steps, self.steps)
 
     @property
@@ -56,12 +56,12 @@ class Layout:
         return x, y, x + self.column, y + ROW
 
 
-def layout_of(table: EnergyTable) -> Layout:
-    """The layout of this table's picture: cells as wide as the number of steps allows."""
+def grid_of(table: EnergyTable) -> CellGrid:
+    """The grid of this table: cells as wide as the number of steps allows."""
     names = max(length(name) for name in table.blocks)
     column = max(1, min(COLUMN, WIDEST // table.steps))
     left, top = MARGIN + int(names) + 12, MARGIN + 74
-    return Layout(left, top, column, len(table.blocks), table.steps)
+    return CellGrid(left, top, column, len(table.blocks), table.steps)
 
 
 def heat_map(table: EnergyTable, limit: float = 0.0) -> Tensor:
@@ -75,23 +75,23 @@ def heat_map(table: EnergyTable, limit: float = 0.0) -> Tensor:
     finite = values[values.isfinite()]
     largest = float(finite.max()) if len(finite) else 0.0
     limit = limit or largest or 1.0
-    layout = layout_of(table)
+    grid = grid_of(table)
     title = f"Residual energy of the {side} rows"
     notes = [_about(table, side), "|residual| / |feature it is added to|"]
     words = max(length(title, TITLE), *(length(note) for note in notes))
-    width = max(layout.bar + BAR + 64, int(words) + 2 * MARGIN)
-    canvas = Canvas(width, layout.bottom + 54)
+    width = max(grid.bar + BAR + 64, int(words) + 2 * MARGIN)
+    canvas = Canvas(width, grid.bottom + 54)
     canvas.text((MARGIN, MARGIN - 4), title, size=TITLE, anchor="lt")
     for i, note in enumerate(notes):
         canvas.text((MARGIN, MARGIN + 22 + 18 * i), note, DARK.faint, anchor="lt")
     for block, name in enumerate(table.blocks):
-        for step in range(layout.steps):
-            _draw_cell(canvas, layout.cell(block, step), float(values[block, step]), limit)
-        _, top, _, bottom = layout.cell(block, 0)
-        canvas.text((layout.left - 10, (top + bottom) / 2), name, anchor="rm")
-    canvas.step_axis(layout.columns, layout.bottom)
-    _draw_means(canvas, layout, table.means(side), limit)
-    _draw_scale(canvas, layout, limit, largest > limit)
+        for step in range(grid.steps):
+            _draw_cell(canvas, grid.cell(block, step), float(values[block, step]), limit)
+        _, top, _, bottom = grid.cell(block, 0)
+        canvas.text((grid.left - 10, (top + bottom) / 2), name, anchor="rm")
+    canvas.step_axis(grid.columns, grid.bottom)
+    _draw_means(canvas, grid, table.means(side), limit)
+    _draw_scale(canvas, grid, limit, largest > limit)
     return canvas.tensor()
 
 
@@ -114,12 +114,12 @@ def _about(table: EnergyTable, side: str) -> str:
     return f"largest: {value} in {table.blocks[block]} at step {step + 1} of {table.steps}"
 
 
-def _draw_means(canvas: Canvas, layout: Layout, means: Tensor, limit: float) -> None:
+def _draw_means(canvas: Canvas, grid: CellGrid, means: Tensor, limit: float) -> None:
     for block, mean in enumerate(means.tolist()):
-        _, top, _, bottom = layout.cell(block, 0)
-        _draw_cell(canvas, (layout.means, top, layout.means + COLUMN, bottom), mean, limit)
-    middle = layout.means + COLUMN // 2
-    canvas.text((middle, layout.bottom + 8), "mean", DARK.faint, anchor="mt")
+        _, top, _, bottom = grid.cell(block, 0)
+        _draw_cell(canvas, (grid.means, top, grid.means + COLUMN, bottom), mean, limit)
+    middle = grid.means + COLUMN // 2
+    canvas.text((middle, grid.bottom + 8), "mean", DARK.faint, anchor="mt")
 
 
 def _draw_cell(canvas: Canvas, box: Box, value: float, limit: float) -> None:
@@ -141,9 +141,9 @@ def _draw_cell(canvas: Canvas, box: Box, value: float, limit: float) -> None:
         canvas.text(middle, number(value), words, anchor="mm")
 
 
-def _draw_scale(canvas: Canvas, layout: Layout, limit: float, exceeded: bool) -> None:
+def _draw_scale(canvas: Canvas, grid: CellGrid, limit: float, exceeded: bool) -> None:
     """The colours from ``limit`` at the top down to 0, with numbers."""
-    left, right, top, last = layout.bar, layout.bar + BAR, layout.top, layout.bottom - 2
+    left, right, top, last = grid.bar, grid.bar + BAR, grid.top, grid.bottom - 2
     scale = Scale(last, top, 0.0, limit)
     for y in range(top, last + 1):
         value = limit * (last - y) / (last - top)

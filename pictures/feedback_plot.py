@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 680, 190  # of one panel
 BETWEEN, BELOW = 46, 54
 ENTRY, ENTRY_HEIGHT = 96, 20  # of the legend
 
-Points = Sequence[tuple[float, float]]  # (step from 1, value)
+Curve = Sequence[tuple[float, float]]  # (step from 1, value)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _draw_level(canvas: Canvas, panel: Panel, value: float, words: str) -> None:
     canvas.text((right - 8, top + 9), words, TARGET, anchor="rm")
 
 
-def _draw_line(canvas: Canvas, panel: Panel, points: Points, picture: int) -> None:
+def _draw_line(canvas: Canvas, panel: Panel, points: Curve, picture: int) -> None:
     """A line with a dot at each point; what is not finite is left out."""
     places = [panel.place(step, value) for step, value in points if math.isfinite(value)]
     canvas.line(places, _colour(picture), 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -231,3 +233,20 @@ def test_a_plus_marks_a_scale_that_goes_on():
     changed = np.nonzero((drawn(True) != drawn(False)).any(-1))[0]
     assert len(changed)
     assert changed.max() < 40  # at the upper end alone
+
+
+def test_no_picture_needs_opencv(repo):
+    """Of what draws, and of what it draws with."""
+    code = """
+import importlib, sys
+sys.modules["cv2"] = None
+sys.path.insert(0, sys.argv[1])
+import conftest
+for name in sys.argv[2:]:
+    importlib.import_module(f"controlnet_pp.pictures.{name}")
+"""
+    names = [file.stem for file in (repo / "pictures").glob("*.py") if file.stem != "__init__"]
+    command = [sys.executable, "-c", code, str(repo / "tests"), *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(names) >= 6
