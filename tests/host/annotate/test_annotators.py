@@ -177,15 +177,6 @@ def test_elsewhere_a_long_batch_goes_in_large_parts_with_progress(
     assert progress[-1] == (40, 40)
 
 
-def test_elsewhere_parts_are_as_large_as_memory_allows(host, monkeypatch):
-    annotators = host.pack("nodes.host.annotate.networks")
-    one = 16 * 16 * annotators.VALUES_PER_PIXEL * 2  # bytes
-    monkeypatch.setattr(annotators, "load", lambda *_: None)
-    monkeypatch.setattr(annotators.model_management, "get_free_memory", lambda _: 5 * one)
-    elsewhere = [SimpleNamespace(load_device=torch.device("meta"))]
-    assert annotators.in_chunks(len, torch.rand(10, 3, 16, 16), elsewhere) == [4, 4, 2]
-
-
 def test_an_interrupt_stops_between_two_layers(host, forwards):
     import comfy.model_management as management
 
@@ -198,21 +189,6 @@ def test_an_interrupt_stops_between_two_layers(host, forwards):
     stop.remove()
     edges, _ = soft_edge(host, picture(height=32, width=32))
     assert edges.shape == (1, 32, 32, 3)
-
-
-def test_without_memory_for_all_the_batch_is_halved(host):
-    seen = []
-
-    def run(image):
-        seen.append(len(image))
-        if len(image) > 3:
-            raise torch.cuda.OutOfMemoryError("no room")
-        return image
-
-    image = torch.rand(10, 3, 8, 8)
-    found = host.pack("nodes.host.annotate.networks").in_chunks(run, image)
-    assert seen == [10, 5, 3, 3, 3, 1]
-    assert torch.equal(torch.cat(found), image)
 
 
 def test_weights_are_in_half_precision_where_the_host_uses_it(host, models, monkeypatch):

@@ -148,26 +148,6 @@ def test_only_steps_in_the_window_pay_for_it(host, condition, monkeypatch):
     assert out.isfinite().all()
 
 
-def test_out_of_memory_in_the_model_is_said_in_words(host, condition, monkeypatch):
-    from comfy import model_management as management
-
-    model = host.model(TINY)
-    guided = guide(host, model, vae(host, "taesd"), condition, full_gradient=True)
-    wanted = sample(host, model)
-    forward = model.model.diffusion_model.forward
-
-    def fail(*args, **kwargs):
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            raise management.OOM_EXCEPTION("CUDA out of memory")
-        return forward(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(model.model.diffusion_model, "forward", fail)
-        with pytest.raises(management.OOM_EXCEPTION, match="full_gradient off"):
-            sample(host, guided)
-    assert torch.equal(sample(host, model), wanted)
-
-
 def test_what_no_gradient_passes_is_refused_by_name(host, condition, monkeypatch):
     decoder = vae(host, "taesd")
 
