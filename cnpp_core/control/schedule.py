@@ -83,6 +83,16 @@ def key_frames(scales: Scales) -> tuple[KeyFrame, ...]:
     return scales.keys if isinstance(scales, ScaleSchedule) else (KeyFrame(0.0, scales),)
 
 
+def marks_of(scales: Scales | None) -> frozenset[float]:
+    """The percents of all key frames in these scales, also of schedules inside of others."""
+    if isinstance(scales, ScaleSchedule):
+        inside = (marks_of(key.scales) for key in scales.keys)
+        return frozenset(key.percent for key in scales.keys).union(*inside)
+    if isinstance(scales, ScaleProduct):
+        return frozenset().union(*map(marks_of, scales.factors))
+    return frozenset()
+
+
 def parse_schedule(
     text: str, interpolation: str = "linear", named: Mapping[str, Scales] | None = None
 ) -> tuple[KeyFrame, ...]:

@@ -9,6 +9,7 @@ from .masks import BlockMasks
 from .reuse import ReusePolicy
 from .rows import RowScales
 from .scales import BlockScales, Scales
+from .schedule import marks_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class ControlShape:
     def is_neutral(self) -> bool:
         """True if residuals pass as the network gives them."""
         return self.scales is None and self.rows.is_neutral and not self.masks.layers
+
+    @property
+    def marks(self) -> frozenset[float]:
+        """Percents of the sampling where scales have a key frame."""
+        parts = (self.scales, self.rows.cond, self.rows.uncond)
+        return frozenset[float]().union(*map(marks_of, parts))
 
     @property
     def reads_marks(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
 
 # Enough halvings to tell a thousandth of a step of a thousand.
 BISECTIONS = 24
@@ -12,10 +15,16 @@ class Timing:
     """Percent and step are pure functions of sigma, so a sampler may call in any order.
 
     percent_to_sigma: falls from percent 0 to percent 1; its end points may be far outside.
+    marks: percents where something changes. On which side of one a sigma lies is decided between
+    sigmas, in single precision, as the host decides it for start_percent: an inverse that is off in
+    the last digit would let a change come one step late.
     """
 
-    def __init__(self, percent_to_sigma: Callable[[float], float]) -> None:
+    def __init__(
+        self, percent_to_sigma: Callable[[float], float], marks: Iterable[float] = ()
+    ) -> None:
         self._percent_to_sigma = percent_to_sigma
+        self._marks = [(mark, _single(percent_to_sigma(mark))) for mark in sorted(set(marks))]
         self._percents: dict[float, float] = {}
 
     def percent(self, sigma: float) -> float:
@@ -28,8 +37,19 @@ class Timing:
                     low = middle
                 else:
                     high = middle
-            self._percents[sigma] = 0.0 if low == 0.0 else 1.0 if high == 1.0 else high
+            percent = 0.0 if low == 0.0 else 1.0 if high == 1.0 else high
+            self._percents[sigma] = self._beside_marks(percent, _single(sigma))
         return self._percents[sigma]
+
+    def _beside_marks(self, percent: float, sigma: float) -> float:
+        for mark, at in self._marks:
+            if sigma == at:
+                percent = mark
+            elif sigma < at:
+                percent = max(percent, math.nextafter(mark, math.inf))
+            else:
+                percent = min(percent, math.nextafter(mark, -math.inf))
+        return min(max(percent, 0.0), 1.0)
 
     @staticmethod
     def step(sigma: float, sample_sigmas: Sequence[float]) -> int:
@@ -46,3 +66,7 @@ class Timing:
             if (planned <= sigma * 1.0001 if rising else planned * 1.0001 >= sigma)
         ]
         return reached[-1] if reached else 0
+
+
+def _single(sigma: float) -> float:
+    return torch.tensor(sigma, dtype=torch.float32).item()

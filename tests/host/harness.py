@@ -128,6 +128,7 @@ class Host:
         steps: int = 3,
         cfg: float = 3.0,
         sampler: str = "euler",
+        scheduler: str = "normal",
     ) -> Tensor:
         """The latent that KSampler gives; a batch of one 16x16 by default."""
         latent = torch.zeros(1, 4, 16, 16) if latent is None else latent
@@ -138,7 +139,7 @@ class Host:
             steps=steps,
             cfg=cfg,
             sampler_name=sampler,
-            scheduler="normal",
+            scheduler=scheduler,
             positive=positive,
             negative=negative,
             latent_image={"samples": latent},

@@ -72,7 +72,7 @@ class FeedbackLoop:
         def begin(guider: Any) -> FeedbackRun:
             return FeedbackRun(self, name, guider, record)
 
-        watched = steered(model, KEY, begin)
+        watched = steered(model, KEY, begin, self.settings.window)
         self.decoder.loaded_with(watched, f"{KEY}_{name}", self.patchers)
         return watched, ours, record
 

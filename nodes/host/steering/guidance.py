@@ -60,7 +60,7 @@ class ConsistencyGuidance:
         self.decoder.require_latents_of(model)
         # Several guidances in a row each have models of their own to load.
         key = f"{KEY}_{uuid4().hex}"
-        twin = steered(model, key, lambda _guider: GuidedRun(self))
+        twin = steered(model, key, lambda _guider: GuidedRun(self), self.settings.window)
         self.load_with(twin, key)
         return twin
 

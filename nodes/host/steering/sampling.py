@@ -14,6 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ....cnpp_core.consistency.steering.window import SteeringWindow
 from ....cnpp_core.control.timing import Timing
 
 
@@ -67,16 +68,18 @@ class SteeredRun(Protocol):
         ...
 
 
+ALWAYS = SteeringWindow()
 # Begins a run; gets the host's guider, whose model_options belong to this sampling alone.
 Begin = Callable[[Any], SteeredRun]
 
 
-def steered(model: Any, key: str, begin: Begin) -> Any:
+def steered(model: Any, key: str, begin: Begin, window: SteeringWindow = ALWAYS) -> Any:
     """A copy of the host's ModelPatcher whose samplings `begin` a run that sees every step.
 
-    key: names the kind of node, for the host's list of wrappers.
+    key: names the kind of node, for the host's list of wrappers. window: when it acts, whose ends
+    the percents of the moments keep to exactly.
     """
-    steering = _Steering(begin)
+    steering = _Steering(begin, window)
     twin = model.clone()
     twin.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, steering.sampling)
     # A function, because older hosts copy a method together with its object when a model is copied.
@@ -96,9 +99,11 @@ class ThroughRun(SteeredRun, Protocol):
         ...
 
 
-def steered_through(model: Any, key: str, begin: Callable[[Any], ThroughRun]) -> Any:
+def steered_through(
+    model: Any, key: str, begin: Callable[[Any], ThroughRun], window: SteeringWindow = ALWAYS
+) -> Any:
     """Like `steered`, for runs that stand around the model's call instead of behind it."""
-    steering = _Steering(begin)
+    steering = _Steering(begin, window)
     twin = model.clone()
     twin.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, steering.sampling)
     twin.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, steering.predict)
@@ -106,15 +111,16 @@ def steered_through(model: Any, key: str, begin: Callable[[Any], ThroughRun]) ->
 
 
 class _Steering:
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, window: SteeringWindow) -> None:
         self.begin = begin
+        self._marks = (window.start, window.end)
         self._run: tuple[SteeredRun, Timing, _Protected] | None = None
 
     def sampling(self, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Around one sampling; a sampling inside of another one has a run of its own."""
         guider, before = sample.class_obj, self._run
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        timing = Timing(model_sampling.percent_to_sigma)
+        timing = Timing(model_sampling.percent_to_sigma, self._marks)
         self._run = (self.begin(guider), timing, _Protected.of(args))
         try:
             return sample(*args, **kwargs)

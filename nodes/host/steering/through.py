@@ -35,7 +35,8 @@ class FullConsistencyGuidance(ConsistencyGuidance):
         _require_plain(model)
         steady = whole(model, f"{NODE}: full_gradient is on, and the model")
         key = f"{KEY}_{uuid4().hex}"
-        twin = steered_through(steady, key, lambda guider: FullGuidedRun(self, guider))
+        window = self.settings.window
+        twin = steered_through(steady, key, lambda guider: FullGuidedRun(self, guider), window)
         self.load_with(twin, key)
         twin.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, f"{key}_whole", _require_loaded)
         return twin
