@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_a_kind_has_a_method_that_reads_pictures_and_comes_first(kind: Condition
     for method in row:
         assert row.method(method.name) is row.method(method.label) is method
         assert all(network.key in WEIGHTS for network in method.networks)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Condition if kind is not Condition.TILE])
+def test_a_kind_is_called_as_its_node_is(kind: Condition):
+    """Tables and messages lead from one to the other; only the tile has no node of its own."""
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert kind.value.label in {node["display_name"] for node in texts.values()}
 
 
 @every_kind

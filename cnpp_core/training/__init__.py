@@ -1,1 +1,1 @@
-"""Training a ControlNet: data, losses and the trainer."""
+"""Training a network: weights to begin with, the diffusion loss, the trainer."""

@@ -1,4 +1,4 @@
-"""Menu group "annotate", the nodes that understand a scene: people, depth, surfaces, classes."""
+"""Menu group "annotate", the nodes that understand a scene: depth, surfaces, classes."""
 
 from __future__ import annotations
 

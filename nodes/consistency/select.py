@@ -1,4 +1,4 @@
-"""Menu group "consistency", third part: of several pictures, those that follow the condition."""
+"""Menu group "consistency": of several pictures, those that follow the condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Menu group "control", last part: what each slider of a control does inside the UNet."""
+"""Menu group "control": what each slider of a control does inside the UNet."""
 
 from __future__ import annotations
 

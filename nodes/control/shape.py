@@ -1,4 +1,4 @@
-"""Menu group "control", second part: when, where and in which rows a control acts."""
+"""Menu group "control": when, where and in which rows a control acts."""
 
 from __future__ import annotations
 

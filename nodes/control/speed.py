@@ -1,4 +1,4 @@
-"""Menu group "control", third part: what a control costs."""
+"""Menu group "control": what a control costs."""
 
 from __future__ import annotations
 
