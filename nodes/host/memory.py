@@ -72,7 +72,7 @@ def unless_out_of_memory(function: Callable[[], T]) -> T | None:
             raise
         pending = isinstance(error, AcceleratorError)
     # Out here the exception is gone, and with it the frames that hold tensors and a graph.
-    if pending:
+    if pending and torch.cuda.is_available():
         # CUDA tells of it a second time, at the next call. The oldest hosts don't know.
         getattr(model_management, "discard_cuda_async_error", lambda: None)()
     model_management.soft_empty_cache()

@@ -162,6 +162,8 @@ def test_what_cuda_says_twice_is_heard_before_the_next_try(memory, management, m
     if not hasattr(management, "discard_cuda_async_error"):
         pytest.skip("this ComfyUI does not know of it")
     heard = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(management, "soft_empty_cache", lambda: None)
     monkeypatch.setattr(management, "discard_cuda_async_error", lambda: heard.append(1))
     for kind in KINDS:
         assert memory.unless_out_of_memory(KINDS[kind]) is None
