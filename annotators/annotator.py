@@ -23,8 +23,9 @@ from .weights import load
 
 log = logging.getLogger(__name__)
 
+# Pictures (B, 3, H, W) in 0..1 to maps (B, C, h, w), most of them condition images.
 Annotator = Callable[[Tensor], Tensor]
-Network = TypeVar("Network", bound="LearnedAnnotator")
+Learned = TypeVar("Learned", bound="LearnedAnnotator")
 
 
 class LearnedAnnotator(nn.Module, ABC):
@@ -37,7 +38,6 @@ class LearnedAnnotator(nn.Module, ABC):
     """
 
     title: ClassVar[str]  # as the node is called, for messages
-    weights: ClassVar[tuple[str, ...]]  # keys of WEIGHTS that it can be loaded from
     multiple: ClassVar[int] = 1  # sides are edge-padded to this inside, and cropped again
 
     @property
@@ -46,21 +46,25 @@ class LearnedAnnotator(nn.Module, ABC):
 
     @abstractmethod
     def annotate(self, image: Tensor) -> Tensor:
-        """The condition image, exactly as the published preprocessor gives it."""
+        """The condition image (B, 1 or 3, H, W) in 0..1, exactly as the published preprocessor's.
+
+        image: (B, 3, H, W) in 0..1. ValueError for other shapes, types and scales.
+        """
 
     @classmethod
     def open(
-        cls: type[Network],
+        cls: type[Learned],
         path: Path,
         key: str,
         *,
         operations: Any = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-    ) -> Network:
+    ) -> Learned:
         """The network with the weights of `weights.WEIGHTS[key]`, read from a file or folder.
 
-        operations: the namespace that its layers come from. Raises WrongWeights.
+        operations: the namespace that its layers come from. Raises ValueError
+        for a file that is damaged or another one.
         """
         network = cls(operations=operations, dtype=dtype, device=device)
         load(network, key, path)
@@ -92,17 +96,17 @@ def pad_to_multiple(image: Tensor, multiple: int, at_least: int = 1) -> Tensor:
 
 
 def to_8_bit(image: Tensor) -> Tensor:
-    """0..1 -> uint8 0..255, rounded (not truncated) and clipped; carries no gradient."""
+    """(...) in 0..1 -> uint8 0..255, rounded (not truncated) and clipped; carries no gradient."""
     return _as_uint8((image.detach().float() * 255).round_().clamp_(0, 255))
 
 
 def to_bytes(values: Tensor) -> Tensor:
-    """0..255 -> uint8, truncated and clipped."""
+    """(...) in 0..255 -> uint8, truncated and clipped."""
     return _as_uint8(values.clamp(0, 255))
 
 
 def from_8_bit(pixels: Tensor, like: Tensor) -> Tensor:
-    """uint8 0..255 -> 0..1 in the dtype and on the device of `like`."""
+    """uint8 (...) 0..255 -> 0..1 in the dtype and on the device of `like`."""
     return (pixels.to(like.device).float() / 255).to(like.dtype)
 
 
@@ -142,7 +146,7 @@ def check_image(image: Tensor, title: str) -> None:
 
 
 def check_values(image: Tensor, title: str) -> None:
-    """ValueError for NaN, infinite values, and values on another scale than 0..1."""
+    """ValueError for pictures (B, ...) with NaN, infinite values, or another scale than 0..1."""
     image = image.detach()
     low, high = image.amin().item(), image.amax().item()  # on a CPU far faster than aminmax
     if not (math.isfinite(low) and math.isfinite(high)):

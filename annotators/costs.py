@@ -12,11 +12,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from .annotator import LearnedAnnotator
 from .catalogue import WEIGHTS
 from .depth import DPTHybrid
+from .kinds import weight_keys
 from .lineart import LineArt
 from .mlsd import MLSD
 from .openpose import OpenPoseBody, OpenPoseHand
@@ -37,19 +39,18 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class _Entry:
-    kind: Callable[..., nn.Module]
-    keys: tuple[str, ...]  # of WEIGHTS
+    kind: type[LearnedAnnotator]
     run: Callable[[Any, Tensor], Any]  # the bare network, without scaling and decoding
     side: int  # of the square input that the reference uses
 
 
 _NETWORKS: dict[str, _Entry] = {
-    "HED": _Entry(HED, ("hed",), HED.sides, 512),
-    "Line Art": _Entry(LineArt, ("lineart", "lineart_coarse"), LineArt.generator, 512),
-    "M-LSD": _Entry(MLSD, ("mlsd",), MLSD.maps, 512),
-    "OpenPose body": _Entry(OpenPoseBody, ("openpose_body",), OpenPoseBody.stages, 368),
-    "OpenPose hand": _Entry(OpenPoseHand, ("openpose_hand",), OpenPoseHand.stages, 368),
-    "DPT-hybrid": _Entry(DPTHybrid, ("dpt_hybrid",), DPTHybrid.inverse_depth, 384),
+    "HED": _Entry(HED, HED.sides, 512),
+    "Line Art": _Entry(LineArt, LineArt.generator, 512),
+    "M-LSD": _Entry(MLSD, MLSD.maps, 512),
+    "OpenPose body": _Entry(OpenPoseBody, OpenPoseBody.stages, 368),
+    "OpenPose hand": _Entry(OpenPoseHand, OpenPoseHand.stages, 368),
+    "DPT-hybrid": _Entry(DPTHybrid, DPTHybrid.inverse_depth, 384),
 }
 
 
@@ -77,7 +78,7 @@ def _cost(name: str, entry: _Entry) -> NetworkCost:
         found = entry.run(module, torch.empty(1, *shape, device="meta"))
     return NetworkCost(
         name=name,
-        files=tuple(WEIGHTS[key].name for key in entry.keys),
+        files=tuple(WEIGHTS[key].name for key in weight_keys(entry.kind)),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         macs=counter.get_total_flops() // 2,
         input=shape,

@@ -30,7 +30,6 @@ class DPTHybrid(LearnedAnnotator, DPT):
     """
 
     title = "Depth (MiDaS)"
-    weights = ("dpt_hybrid",)
     multiple = 32  # four halvings by the ResNet, one more by the decoder
 
     def forward(self, image: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ class DPTHybrid(LearnedAnnotator, DPT):
 
     @torch.no_grad()
     def annotate(self, image: Tensor) -> Tensor:
-        """The condition image, 8-bit values, truncated as published."""
+        """The condition image (B, 1, H, W), 8-bit values, truncated as published."""
         check_image(image, self.title)
         check_values(image, self.title)
         pixels = to_bytes(stretch(self.depth_of_8_bit(image)) * 255)
@@ -46,7 +45,7 @@ class DPTHybrid(LearnedAnnotator, DPT):
         return from_8_bit(pixels, like=image)
 
     def depth_of_8_bit(self, image: Tensor) -> Tensor:
-        """Like `depth`, of what 8 bits hold of the picture; without a gradient."""
+        """`depth` (B, 1, H, W) of what 8 bits hold of the picture; without a gradient."""
         return torch.cat(
             [self.depth(from_8_bit(to_8_bit(part), like=part.float())) for part in forwards(image)]
         )

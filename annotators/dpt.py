@@ -46,7 +46,7 @@ class DPT(nn.Module):
         self.scratch = _Decoder(make)
 
     def inverse_depth(self, x: Tensor) -> Tensor:
-        """What the network is for; the class says the shapes."""
+        """x (B, 3, H, W) in -1..1, sides in multiples of 32 -> inverse depth (B, 1, H, W)."""
         return self.scratch(self.pretrained(x))
 
 

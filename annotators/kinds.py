@@ -292,3 +292,9 @@ KINDS: Mapping[str, Row] = {
     ),
     "tile": Row((Method("resample", _tile), Method("blur", _blurred))),
 }
+
+
+def weight_keys(kind: type[LearnedAnnotator]) -> tuple[str, ...]:
+    """Keys in `weights.WEIGHTS` of the files that the methods load into a network, each once."""
+    networks = (net for row in KINDS.values() for method in row for net in method.networks)
+    return tuple(dict.fromkeys(net.key for net in networks if net.kind is kind))

@@ -34,7 +34,6 @@ class LineArt(LearnedAnnotator):
     """
 
     title = "Line Art"
-    weights = ("lineart", "lineart_coarse")
     multiple = 4
 
     def __init__(
@@ -78,7 +77,7 @@ class LineArt(LearnedAnnotator):
 
     @torch.no_grad()
     def annotate(self, image: Tensor) -> Tensor:
-        """The condition image, 8-bit values."""
+        """The condition image (B, 1, H, W), white lines on black, 8-bit values."""
         check_image(image, self.title)
         check_values(image, self.title)
         drawings = [self._drawing(to_8_bit(part).float() / 255) for part in forwards(image)]

@@ -43,7 +43,6 @@ class MLSD(LearnedAnnotator):
     """
 
     title = "M-LSD Lines"
-    weights = ("mlsd",)
     multiple = 16
 
     def __init__(
@@ -75,9 +74,9 @@ class MLSD(LearnedAnnotator):
 
     @torch.no_grad()
     def annotate(self, image: Tensor, score: float = 0.1, distance: float = 0.1) -> Tensor:
-        """The condition image: lines more likely than `score` and longer than `distance`.
+        """The condition image (B, 1, H, W): lines likelier than `score`, longer than `distance`.
 
-        distance: between the ends, in pixels of half the picture's size.
+        score: a probability. distance: between the ends, in pixels of half the picture's size.
         """
         cv2 = load_cv2()
         canvases = []

@@ -48,7 +48,6 @@ class Segmentation(LearnedAnnotator):
     """
 
     title = "Segmentation (ADE20K)"
-    weights = ("oneformer_ade20k",)
     multiple = 32
 
     def __init__(
@@ -79,12 +78,12 @@ class Segmentation(LearnedAnnotator):
 
     @torch.no_grad()
     def annotate(self, image: Tensor) -> Tensor:
-        """The condition image, in the colours of the palette and no others."""
+        """The condition image (B, 3, H, W), in the colours of the palette and no others."""
         return self.segment(image).colours
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Segments:
-        """The likeliest class of every pixel, as index and as colour."""
+        """The likeliest class of every pixel of (B, 3, H, W) in 0..1, as index and as colour."""
         check_values(image, self.title)
         classes = torch.cat([self.logits(part).argmax(1) for part in forwards(image)])
         return Segments(classes, to_colours(classes).to(image.dtype))

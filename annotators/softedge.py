@@ -35,7 +35,6 @@ class HED(LearnedAnnotator):
     """
 
     title = "Soft Edge (HED)"
-    weights = ("hed",)
     multiple = 16  # else the side outputs, halved four times, would not lie on one another
 
     def __init__(
@@ -67,7 +66,7 @@ class HED(LearnedAnnotator):
 
     @torch.no_grad()
     def annotate(self, image: Tensor, safe: bool = False) -> Tensor:
-        """The condition image, 8-bit values. `safe` leaves three of them: 0, 127 and 255."""
+        """The condition image (B, 1, H, W), 8-bit values; `safe` leaves only 0, 127 and 255."""
         return from_8_bit(self.soft_edges(image, safe), like=image)
 
     def sides(self, pixels: Tensor) -> list[Tensor]:

@@ -33,7 +33,7 @@ def tile_blur(image: Tensor, sigma: float = SIGMA) -> Tensor:
 
 
 def soft_tile(image: Tensor, rate: float = RATE) -> Tensor:
-    """`tile_resample` before its rounding, differentiable."""
+    """`tile_resample` before its rounding, (B, 3, H, W), differentiable."""
     check_image(image, TITLE)
     if not 1 <= rate <= 64:
         raise ValueError(f"{TITLE} got rate {rate:g}; it needs 1 to 64, usually {RATE}.")
@@ -44,7 +44,7 @@ def soft_tile(image: Tensor, rate: float = RATE) -> Tensor:
 
 
 def soft_blur(image: Tensor, sigma: float = SIGMA) -> Tensor:
-    """`tile_blur` before its rounding, differentiable; the border pixels repeated outwards."""
+    """`tile_blur` before its rounding, (B, 3, H, W), differentiable; the border is repeated."""
     check_image(image, TITLE)
     if not 0 < sigma <= 256:
         raise ValueError(f"{TITLE} got sigma {sigma:g}; it needs 0 to 256, usually {SIGMA:g}.")

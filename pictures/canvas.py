@@ -187,7 +187,7 @@ class Canvas:
 
 
 def to_bytes(picture: Tensor) -> Tensor:
-    """A picture (...) in 0..1 -> uint8 0..255 in main memory, rounded; values outside are clipped."""
+    """A picture (...) in 0..1 -> uint8 in main memory, rounded; values outside are clipped."""
     return (picture.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 
 

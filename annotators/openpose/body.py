@@ -33,7 +33,6 @@ class OpenPoseBody(LearnedAnnotator, BodyStages):
     """People in pictures of any size, up to 18 joints each; with OpenPoseHand their hands too."""
 
     title = "OpenPose"
-    weights = ("openpose_body",)
 
     def forward(self, image: Tensor) -> Tensor:
         """Where any joint is: the highest of the 18 heat maps, (B, 1, H, W) in 0..1."""

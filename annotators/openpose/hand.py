@@ -26,7 +26,7 @@ BLUR = 0.8
 HAND_THRESHOLD = 0.05
 
 
-class Box(NamedTuple):
+class HandBox(NamedTuple):
     """A square around a hand, in whole pixels."""
 
     x: int
@@ -42,7 +42,6 @@ class OpenPoseHand(LearnedAnnotator, HandStages):
     """
 
     title = "OpenPose (hand)"
-    weights = ("openpose_hand",)
 
     def __init__(
         self,
@@ -68,11 +67,11 @@ class OpenPoseHand(LearnedAnnotator, HandStages):
         return torch.stack(maps).mean(0).amax(1, keepdim=True).clamp(0, 1)
 
     def annotate(self, image: Tensor, **options: Any) -> Tensor:
-        """The points alone are no condition: they are drawn with the body."""
+        """Raises TypeError: points of hands alone are no condition, (B, 3, H, W) needs the body."""
         raise TypeError("OpenPoseHand draws nothing itself: hand it to OpenPoseBody.annotate.")
 
     @torch.no_grad()
-    def detect(self, image: Tensor, boxes: Sequence[tuple[int, Box]]) -> list[Points | None]:
+    def detect(self, image: Tensor, boxes: Sequence[tuple[int, HandBox]]) -> list[Points | None]:
         """The 21 points of the hand in each box, in pixels of the picture; None if there are none.
 
         image: (B, 3, H, W) in 0..1. boxes: (picture in the batch, box), taken like a batch.
@@ -113,7 +112,7 @@ class OpenPoseHand(LearnedAnnotator, HandStages):
         return maps
 
 
-def hand_boxes(body: Points, height: int, width: int) -> dict[str, Box]:
+def hand_boxes(body: Points, height: int, width: int) -> dict[str, HandBox]:
     """Where the hands of a body are: "left_hand", "right_hand" or both, as far as known.
 
     From wrist, elbow and shoulder, as in CMU's handDetector.cpp; none under 20 pixels.
@@ -134,7 +133,7 @@ def hand_boxes(body: Points, height: int, width: int) -> dict[str, Box]:
             height - y if y + length > height else length,
         )
         if length >= MIN_BOX:
-            boxes[f"{side}_hand"] = Box(int(x), int(y), int(length))
+            boxes[f"{side}_hand"] = HandBox(int(x), int(y), int(length))
     return boxes
 
 
@@ -156,7 +155,7 @@ def _points(maps: np.ndarray, height: int, width: int) -> list[tuple[int, int] |
 
 
 def _in_picture(
-    points: list[tuple[int, int] | None], box: Box, width: int, height: int
+    points: list[tuple[int, int] | None], box: HandBox, width: int, height: int
 ) -> Points | None:
     """Pixels of the crop -> pixels of the picture, by way of the published single precision.
 

@@ -17,6 +17,7 @@ from controlnet_pp.annotators.annotator import (
     to_8_bit,
     to_bytes,
 )
+from controlnet_pp.annotators.kinds import KINDS, weight_keys
 from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.mlsd import MLSD
 from controlnet_pp.annotators.softedge import HED
@@ -132,11 +133,16 @@ def test_a_little_overshoot_is_no_error():
     check_values(torch.tensor([-0.1, 1.2]), "Depth")
 
 
-@pytest.mark.parametrize("kind", [HED, LineArt, MLSD])
-def test_learned_annotators_say_which_files_they_are_loaded_from(kind):
-    assert issubclass(kind, LearnedAnnotator)
-    assert kind.weights
-    assert all(key in WEIGHTS for key in kind.weights)
+def test_every_network_of_a_method_has_a_file_in_the_catalogue():
+    networks = [net for row in KINDS.values() for method in row for net in method.networks]
+    assert networks
+    assert all(issubclass(network.kind, LearnedAnnotator) for network in networks)
+    assert {network.key for network in networks} == set(WEIGHTS)
+
+
+def test_one_network_may_be_loaded_from_several_files():
+    assert weight_keys(HED) == ("hed",)  # once, though two kinds have it
+    assert weight_keys(LineArt) == ("lineart", "lineart_coarse")
 
 
 @pytest.mark.parametrize("kind", [HED, LineArt, MLSD])

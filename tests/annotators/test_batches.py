@@ -16,7 +16,7 @@ from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.mlsd import MLSD
 from controlnet_pp.annotators.normal import annotate_normal
 from controlnet_pp.annotators.openpose import OpenPoseBody, OpenPoseHand
-from controlnet_pp.annotators.openpose.hand import Box
+from controlnet_pp.annotators.openpose.hand import HandBox
 from controlnet_pp.annotators.segmentation import Segmentation
 from controlnet_pp.tests.annotators.aux_oracle import THIN_HED, random_hed, randomise
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def annotate(network: LearnedAnnotator, image: Tensor) -> Tensor:
 
 def hands(network: LearnedAnnotator, image: Tensor) -> Tensor:
     """The points of one hand in each picture, 0 where there is none."""
-    found = network.detect(image, [(number, Box(2, 3, 30)) for number in range(len(image))])
+    found = network.detect(image, [(number, HandBox(2, 3, 30)) for number in range(len(image))])
     points = [[(p.x, p.y) if p else (0, 0) for p in hand or [None] * 21] for hand in found]
     return torch.tensor(points)[:, None] / 255
 

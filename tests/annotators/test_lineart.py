@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from controlnet_pp.annotators.kinds import weight_keys
 from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.weights import manifest
 from controlnet_pp.tests.annotators.aux_oracle import (
@@ -62,7 +63,7 @@ def test_parameters_are_those_of_the_published_network():
     assert sum(p.numel() for p in LineArt().parameters()) == 4_290_945
 
 
-@pytest.mark.parametrize("key", LineArt.weights)
+@pytest.mark.parametrize("key", weight_keys(LineArt))
 def test_manifest_is_that_of_the_reference_and_of_ours(key):
     for network in (LineArt(), aux("lineart").Generator(3, 1, 3)):
         assert {n: tuple(v.shape) for n, v in network.state_dict().items()} == manifest(key)

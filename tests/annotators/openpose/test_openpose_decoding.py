@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from controlnet_pp.annotators.openpose import JOINTS, OpenPoseBody, OpenPoseHand
-from controlnet_pp.annotators.openpose.hand import Box
+from controlnet_pp.annotators.openpose.hand import HandBox
 from controlnet_pp.annotators.openpose.keypoints import Points
 from controlnet_pp.annotators.openpose.limbs import LIMBS
 from controlnet_pp.tests.annotators.aux_oracle import randomise
@@ -189,7 +189,7 @@ def test_nobody_gives_a_black_picture_and_a_log_line(body, monkeypatch, caplog):
 
 def test_hand_points_are_found_within_one_and_a_half_pixels(hand, monkeypatch):
     random = np.random.default_rng(3)
-    box = Box(40, 30, 120)
+    box = HandBox(40, 30, 120)
     points = random.uniform(25, 95, (21, 2))
 
     def stages(x: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def test_hands_go_to_their_person_and_side(body, hand, monkeypatch):
     painted = Painted(people, size)
     monkeypatch.setattr(body, "stages", lambda x: painted(x))
 
-    def centre(image: Tensor, boxes: Sequence[tuple[int, Box]]) -> list[Box]:
+    def centre(image: Tensor, boxes: Sequence[tuple[int, HandBox]]) -> list[HandBox]:
         assert [picture for picture, _ in boxes] == [0, 0, 0, 1, 1, 1]
         return [box for _, box in boxes]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from controlnet_pp.annotators.kinds import weight_keys
 from controlnet_pp.annotators.openpose import OpenPoseBody, OpenPoseHand, draw_poses
-from controlnet_pp.annotators.openpose.hand import Box, hand_boxes
+from controlnet_pp.annotators.openpose.hand import HandBox, hand_boxes
 from controlnet_pp.annotators.openpose.keypoints import Keypoint
 from controlnet_pp.annotators.weights import manifest
 from controlnet_pp.tests.annotators.aux_oracle import photo, randomise, twin
@@ -80,7 +81,7 @@ def test_parameter_counts_are_the_published_ones():
 def test_names_are_those_of_the_published_file_behind_the_first_dot(kind, key):
     with torch.device("meta"):
         network = kind()
-    assert kind.weights == (key,)
+    assert weight_keys(kind) == (key,)
     names = {n.partition(".")[2]: tuple(v.shape) for n, v in network.state_dict().items()}
     assert names == manifest(key)
 
@@ -139,7 +140,7 @@ def test_whole_pipeline_equals_the_reference_where_rounding_moves_points(body, o
 def test_hand_points_equal_the_reference_in_crops_of_any_size(cheap_hand, open_pose):
     hand, patches = cheap_hand
     pixels = photo(512, 512)
-    boxes = [Box(3, 5, 20), Box(100, 60, 97), Box(0, 0, 300), Box(200, 12, 300)]
+    boxes = [HandBox(3, 5, 20), HandBox(100, 60, 97), HandBox(0, 0, 300), HandBox(200, 12, 300)]
     found = hand.detect(as_tensor(pixels), [(0, box) for box in boxes])
     ours = list(patches.inputs)
     patches.inputs.clear()
