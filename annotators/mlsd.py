@@ -134,7 +134,7 @@ def decode_lines(maps: Tensor, score: float = 0.1, distance: float = 0.1) -> lis
         end = displacements[:, index].T
         length = (end[:, :2] - end[:, 2:]).square().sum(1).sqrt()
         keep = (best > score) & (length > distance)
-        index, end = index[keep].cpu(), end[keep].double().cpu()
+        index, end = index[keep].cpu(), end[keep].cpu().double()
         middle = torch.stack([index % width, index // width] * 2, dim=1)
         found.append((2 * (middle + end)).clamp(-FAR, FAR))
     return found

@@ -95,4 +95,7 @@ def _resize(hint: Tensor, size: tuple[int, int], resampling: str) -> Tensor:
     hint = F.interpolate(hint, size=smaller, mode="area")
     if smaller == size:
         return hint
-    return F.interpolate(hint, size=size, mode="bicubic", align_corners=False).clamp(0.0, 1.0)
+    larger = F.interpolate(hint, size=size, mode="bicubic", align_corners=False)
+    # Cubics overshoot. Hints for inpainting hold -1, so each channel keeps a range of its own.
+    low, high = hint.amin((-2, -1), keepdim=True), hint.amax((-2, -1), keepdim=True)
+    return larger.clamp(low, high)

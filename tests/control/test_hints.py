@@ -106,3 +106,15 @@ def test_without_by_area_the_whole_hint_goes_into_the_area():
 def test_an_unknown_way_is_refused_with_the_known_ones(fit, resampling):
     with pytest.raises(ValueError, match=r"crop, pad, stretch|nearest, smooth, keep lines"):
         HintFit(fit, resampling)
+
+
+def test_smooth_enlarging_keeps_the_range_of_each_channel():
+    """Hints for inpainting say -1 where something new is made."""
+    hint = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    hint[:, 0] -= 1.0
+    hint[..., 2:5, 2:5] = -1.0
+    placed = HintFit(resampling="smooth").place(hint, (36, 36))
+    assert placed.amin((2, 3)).tolist() == [[-1.0] * 3]
+    assert (placed.amax((2, 3)) <= hint.amax((2, 3))).all()
+    inside = placed[..., 12:16, 12:16]
+    torch.testing.assert_close(inside, torch.full_like(inside, -1.0))

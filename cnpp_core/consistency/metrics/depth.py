@@ -106,12 +106,14 @@ def align(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     """
     prediction, target = as_pair(prediction, target, "a depth map", 1)
     allowed = inside(mask, prediction)
-    x, y = prediction.double(), target.double()
+    # Apple's GPUs have no float64.
+    x, y = prediction.cpu().double(), target.cpu().double()
+    allowed = None if allowed is None else allowed.cpu()
     mean_x, mean_y = (masked_mean(v, allowed).view(-1, 1, 1, 1) for v in (x, y))
     covariance = masked_mean((x - mean_x) * (y - mean_y), allowed).view(-1, 1, 1, 1)
     variance = masked_mean((x - mean_x) ** 2, allowed).view(-1, 1, 1, 1)
     scale = torch.where(variance > 1e-12, covariance / variance.clamp(min=1e-12), 0)
-    return ((x - mean_x) * scale + mean_y).to(prediction.dtype)
+    return ((x - mean_x) * scale + mean_y).to(prediction)
 
 
 def _root(values: Tensor) -> Tensor:
