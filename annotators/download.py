@@ -19,16 +19,13 @@ TIMEOUT = 30  # seconds without a byte
 TRY_AGAIN = "Run it again: what is there already is kept and the rest is fetched."
 
 
-class DownloadFailed(RuntimeError):  # noqa: N818 - reads as what it says
-    """The file did not arrive; the message says what happened and what to do."""
-
-
 def fetch(url: str, target: Path, sha256: str = "", progress: Progress | None = None) -> Path:
     """Download `url` to `target` by way of `target`.part, and return `target`.
 
     A .part that is there is continued if the server can, otherwise begun again. sha256: the leading
     hex digits that are known, "" for none. What `progress` raises stops the download and keeps the
-    .part. Raises FileExistsError instead of overwriting, DownloadFailed for everything else.
+    .part. Raises FileExistsError instead of overwriting, RuntimeError for everything else: what
+    happened and what to do.
     """
     if target.exists():
         raise FileExistsError(
@@ -40,12 +37,12 @@ def fetch(url: str, target: Path, sha256: str = "", progress: Progress | None = 
     try:
         _receive(url, part, progress or (lambda done, total: None))
     except urllib.error.HTTPError as error:
-        raise DownloadFailed(
+        raise RuntimeError(
             f"{target.name} could not be downloaded: {url} answers {error.code} {error.reason}. "
             f"Get the file by hand and put it into {target.parent}."
         ) from error
     except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as e:
-        raise DownloadFailed(
+        raise RuntimeError(
             f"{target.name} could not be downloaded from {url} ({e or type(e).__name__}). "
             f"Check the connection. {TRY_AGAIN}"
         ) from e
@@ -108,7 +105,7 @@ def _check(part: Path, name: str, url: str, sha256: str) -> None:
     if not digest.hexdigest().startswith(sha256):
         size = part.stat().st_size
         part.unlink()
-        raise DownloadFailed(
+        raise RuntimeError(
             f"What {url} sent is not {name}: its {size} bytes have sha256 {digest.hexdigest()}, "
             f"expected {sha256}. It was deleted. Try again, or get the file by hand."
         )

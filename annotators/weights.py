@@ -10,17 +10,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..cnpp_core.checkpoint.read import UnreadableFile, read_tensors
+from ..cnpp_core.checkpoint.read import read_tensors
+from ..cnpp_core.checkpoint.words import shown
 from .catalogue import WEIGHTS, WeightFile
-from .download import DownloadFailed, Progress, fetch
+from .download import Progress, fetch
 from .hub import mirrored
 
 __all__ = [
     "WEIGHTS",
-    "DownloadFailed",
-    "MissingWeights",
     "WeightFile",
-    "WrongWeights",
     "download",
     "find",
     "load",
@@ -32,19 +30,12 @@ log = logging.getLogger(__name__)
 MANIFESTS = Path(__file__).parent / "manifests"
 
 
-class MissingWeights(FileNotFoundError):  # noqa: N818 - reads as what it says
-    """A weight file is in none of the folders; the message says what to get and where to put it."""
-
-
-class WrongWeights(ValueError):  # noqa: N818
-    """A weight file is damaged or another one; the message names it and the right one."""
-
-
 def find(key: str, folders: Sequence[Path | str], to_download: str = "") -> Path:
     """The first place that has the file (or its .safetensors twin), or the whole folder.
 
     folders: searched in order; in each also the sub-folders where other packs keep the file.
-    to_download: what the user does to have it fetched, for the message of MissingWeights.
+    to_download: what the user does to have it fetched, for the message.
+    Raises FileNotFoundError, which says what to get and where to put it.
     """
     wanted = WEIGHTS[key]
     for folder in map(Path, folders):
@@ -55,7 +46,7 @@ def find(key: str, folders: Sequence[Path | str], to_download: str = "") -> Path
     looked = ", ".join(str(folder) for folder in folders) or "no folder at all"
     put = f" and put it into {folders[0]}" if folders else ""
     get = f"{to_download}, or get it" if to_download else "Get it"
-    raise MissingWeights(
+    raise FileNotFoundError(
         f"{wanted.name} is not there. Looked in: {looked}. {get} from {wanted.url}{put}. Size "
         f"{wanted.size_text}, licence {wanted.licence_text}."
     )
@@ -72,7 +63,7 @@ def download(key: str, folder: Path | str, progress: Progress | None = None) -> 
     """Fetch the file or folder into `folder`, checked; returns its path.
 
     progress(done, total) gets bytes and may raise to cancel; the next call goes on from there.
-    Raises DownloadFailed, and FileExistsError rather than overwrite a file.
+    Raises RuntimeError where that fails, and FileExistsError rather than overwrite a file.
     """
     wanted, folder = WEIGHTS[key], Path(folder)
     log.info("%s: licence %s", wanted.name, wanted.licence_text)
@@ -96,22 +87,22 @@ def load(network: nn.Module, key: str, path: Path | str) -> None:
     """Put the weights of the file into the network, in the network's dtype and device.
 
     Runs no code of the file. Names, number and shapes are compared with the network's before
-    anything is loaded; raises WrongWeights, which says what the file is and which one to get.
+    anything is loaded; raises ValueError, which says what the file is and which one to get.
     """
     wanted, path = WEIGHTS[key], Path(path)
     try:
         found = read_tensors(path)
-    except UnreadableFile as error:
+    except ValueError as error:
         # What the file is; the advice behind the colon is for ControlNet files.
         problem = str(error).rpartition(": ")[0] or str(error)
-        raise WrongWeights(f"{problem}. {_instead(wanted)}") from error
+        raise ValueError(f"{problem}. {_instead(wanted)}") from error
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     tensors = _renamed(found, expected)
     if problem := _difference(tensors, expected):
         named = _known_as({name: tuple(value.shape) for name, value in found.items()})
         what = f"It looks like {named}. " if named and named != wanted.name else ""
-        raise WrongWeights(
-            f"{path.name} is not the published {wanted.name}: {problem}. {what}{_instead(wanted)}"
+        raise ValueError(
+            f"{shown(path.name)} is not the published {wanted.name}: {problem}. {what}{_instead(wanted)}"
         )
     network.load_state_dict(tensors, strict=False)  # only counters can be missing by now
     log.info("loaded %s", path)
@@ -141,12 +132,12 @@ def _difference(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
     missing = [name for name in needed if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     shapes = [
-        f"{name} is {tuple(value.shape)} instead of {expected[name]}"
+        f"{name} is {shown(tuple(value.shape))} instead of {expected[name]}"
         for name, value in tensors.items()
         if name in expected and tuple(value.shape) != expected[name]
     ]
     parts = [
-        f"{len(names)} of {total} tensors {words} (such as {names[0]})"
+        f"{len(names)} of {total} tensors {words} (such as {shown(names[0])})"
         for names, total, words in (
             (missing, len(needed), "are missing"),
             (unknown, len(tensors), "are unknown"),

@@ -37,7 +37,7 @@ class Source:
         """The file or folder, after a download if it was allowed."""
         try:
             return weights.find(key, self.folders, "Add --download")
-        except weights.MissingWeights:
+        except FileNotFoundError:
             if not self.download:
                 raise
             return weights.download(key, self.folders[0])
@@ -65,7 +65,7 @@ def method_name(kind: Condition, method: str = "") -> str:
 
 
 def annotator_for(kind: Condition, source: Source, method: str = "") -> FolderAnnotator:
-    """The annotator. Raises MissingWeights, which says what to get."""
+    """The annotator. Raises FileNotFoundError, which says what to get."""
     found = KINDS[kind.key].method(method_name(kind, method))
     if source.model is not None and kind.key in NETWORKS:
         return FolderAnnotator(NETWORKS[kind.key](source.model, source.device))

@@ -1,19 +1,15 @@
 """Reading, converting and reporting ControlNet files."""
 
-from .formats import NotAControlNet
 from .keys import from_diffusers, to_diffusers
 from .load import LoadedControl, load_controlnet_file
-from .read import CheckpointError, UnreadableFile, read_tensors
+from .read import read_tensors
 from .report import BlockCost, NetworkReport, report, report_module
 from .shapes import read_config
 
 __all__ = [
     "BlockCost",
-    "CheckpointError",
     "LoadedControl",
     "NetworkReport",
-    "NotAControlNet",
-    "UnreadableFile",
     "from_diffusers",
     "load_controlnet_file",
     "read_config",

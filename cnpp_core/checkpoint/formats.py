@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .read import CheckpointError
+from .words import refusal, some
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"  # the two layouts of tensor names
 PREFIX = "control_model."
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front
 DIFFERENCE = "difference"
 EMBEDDINGS = ("emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl")
+OTHER_PACK = "use the node pack that it was made for"
+CHOOSE_ANOTHER = "choose a file from models/controlnet"
+WHOLE = "get the ControlNet as one file"
 DIFFUSERS_MARK = "controlnet_cond_embedding.conv_in.weight"
 ORIGINAL_MARK = "zero_convs.0.0.weight"
 
@@ -34,10 +37,6 @@ HARMLESS = re.compile(
 )
 
 
-class NotAControlNet(CheckpointError):  # noqa: N818 - reads as what it says
-    """The file is sound but holds something else, or not the whole of a ControlNet."""
-
-
 @dataclass(frozen=True)
 class Found:
     """A ControlNet in a file: its tensors without prefix, still in the file's own layout."""
@@ -52,11 +51,11 @@ class Found:
 def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
     """Find the ControlNet among the tensors of the file ``name``.
 
-    Raises NotAControlNet saying what it holds instead and which node or folder takes it.
+    Raises ValueError saying what it holds instead and which node or folder takes it.
     """
     for identify, what, advice in _OTHERS_THAT_LOOK_ALIKE:
         if identify(tensors):
-            raise NotAControlNet(f"{name} is {what}: {advice}.")
+            raise refusal(name, f"is {what}", advice)
     wrapper = next((w for w in WRAPPERS if all(key.startswith(w) for key in tensors)), "")
     inner = {key.removeprefix(wrapper): value for key, value in tensors.items()}
 
@@ -69,15 +68,15 @@ def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
         layout = ORIGINAL if ORIGINAL_MARK in inner else DIFFUSERS
         kept, rest, extras, prefix = dict(inner), [], [], wrapper
     else:
-        raise NotAControlNet(f"{name} is {describe(tensors)}.")
+        if part := split_part(name):
+            raise refusal(name, f"is part {part} of a split file", WHOLE)
+        raise refusal(name, *describe(tensors))
 
     marks = {key for key in (*kept, *rest) if key == DIFFERENCE or HARMLESS.fullmatch(key)}
     unknown = [key for key in rest if key not in marks]
     if unknown:
-        raise NotAControlNet(
-            f"{name} has {len(unknown)} tensors beside its ControlNet that nothing here uses "
-            f"({some(unknown)}): use the node pack that it was made for."
-        )
+        what = f"has {len(unknown)} tensors beside its ControlNet that nothing here uses"
+        raise refusal(name, f"{what} ({some(unknown)})", OTHER_PACK)
     return Found(
         state_dict={key: value for key, value in kept.items() if key not in marks},
         layout=layout,
@@ -87,22 +86,19 @@ def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
     )
 
 
-def describe(tensors: Mapping[str, Tensor]) -> str:
-    """What a file without a ControlNet is, a colon, and where it belongs."""
+def describe(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """What a file without a ControlNet is, and where it belongs."""
     for identify, what, advice in _OTHERS:
         if identify(tensors):
-            return f"{what}: {advice}"
-    return (
-        f"no ControlNet and nothing else known here ({len(tensors)} tensors, such as "
-        f"{some(tensors)}): choose a file from models/controlnet"
-    )
+            return f"is {what}", advice
+    number = f"{len(tensors)} tensors, such as {some(tensors)}"
+    return f"is no ControlNet and nothing else known here ({number})", CHOOSE_ANOTHER
 
 
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def split_part(name: str) -> str:
+    """ "2 of 3" if the file's name says that it is a part of a split file, else ""."""
+    found = re.search(r"-0*([0-9]{1,5})-of-0*([0-9]{1,5})\.", name)
+    return f"{found[1]} of {found[2]}" if found else ""
 
 
 def _has(*parts: str) -> Callable[[Collection[str]], bool]:
@@ -150,6 +146,16 @@ _OTHERS_THAT_LOOK_ALIKE = (
     ),
 )
 _OTHERS = (
+    (
+        _any(
+            _has("controlnet_down_blocks."),
+            _has("controlnet_mid_block."),
+            _has("zero_convs."),
+            _has("control_model.zero_convs."),
+        ),
+        "a part of a ControlNet, as split files have",
+        WHOLE,
+    ),
     (
         _any(
             _has("controlnet_blocks.0."),

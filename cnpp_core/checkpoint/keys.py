@@ -9,12 +9,15 @@ being a block of its own; diffusers counts levels (``down_blocks``), with ``resn
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..network.config import NetworkConfig
+from .shapes import count_in_a_row
+from .words import some
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -38,7 +41,7 @@ HINT_CONVS = 8
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockStructure:
     """What decides where a block lies: its level, and whether a transformer stands before it."""
 
     res_blocks: tuple[int, ...]  # per level, from the picture inwards
@@ -46,7 +49,7 @@ class Layout:
     decoder_attention: tuple[bool, ...]  # per ResBlock in the order of output_blocks
 
     @classmethod
-    def of(cls, config: NetworkConfig) -> Layout:
+    def of(cls, config: NetworkConfig) -> BlockStructure:
         return cls(
             res_blocks=config.num_res_blocks,
             middle_resnets=2 if config.transformer_depth_middle >= 0 else 1,
@@ -54,30 +57,30 @@ class Layout:
         )
 
     @classmethod
-    def of_diffusers(cls, names: Mapping[str, Tensor]) -> Layout:
+    def of_diffusers(cls, names: Mapping[str, Tensor]) -> BlockStructure:
         """Read off diffusers tensor names; the decoder's part is empty for a ControlNet."""
-        levels = _count(names, "down_blocks")
-        up_levels = range(_count(names, "up_blocks"))
+        counts = _counts(names)
+        levels, up_levels = range(counts["down_blocks"]), range(counts["up_blocks"])
         return cls(
-            res_blocks=tuple(_count(names, f"down_blocks.{n}.resnets") for n in range(levels)),
-            middle_resnets=_count(names, "mid_block.resnets"),
+            res_blocks=tuple(counts[f"down_blocks.{n}.resnets"] for n in levels),
+            middle_resnets=counts["mid_block.resnets"],
             decoder_attention=tuple(
                 f"up_blocks.{n}.attentions.{i}.norm.weight" in names
                 for n in up_levels
-                for i in range(_count(names, f"up_blocks.{n}.resnets"))
+                for i in range(counts[f"up_blocks.{n}.resnets"])
             ),
         )
 
 
 def to_diffusers(state_dict: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
     """The same tensors under their diffusers names; ValueError for a name the layout lacks."""
-    return _rename(state_dict, dict(_module_names(Layout.of(config))), "original")
+    return _rename(state_dict, dict(_module_names(BlockStructure.of(config))), "original")
 
 
 def from_diffusers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under their original names; ValueError for a name the layout lacks."""
     unified = {_unify(name): tensor for name, tensor in state_dict.items()}
-    names = _module_names(Layout.of_diffusers(unified))
+    names = _module_names(BlockStructure.of_diffusers(unified))
     return _rename(unified, {theirs: ours for ours, theirs in names}, "diffusers")
 
 
@@ -88,7 +91,7 @@ def _unify(name: str) -> str:
     return name.replace(".attn.in_proj_", ".attn.in_proj.")
 
 
-def _module_names(layout: Layout) -> Iterator[tuple[str, str]]:
+def _module_names(layout: BlockStructure) -> Iterator[tuple[str, str]]:
     """(original, diffusers) name of every module; of a transformer the insides are named alike."""
     yield from EMBEDDINGS.items()
     last = len(layout.res_blocks) - 1
@@ -154,18 +157,30 @@ def _rename(
         else:
             unknown.append(name)
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(
-            f"{len(unknown)} tensor names are no part of the {layout} layout: "
-            f"{', '.join(unknown[:3])}{more}."
+            f"{len(unknown)} tensor names are no part of the {layout} layout: {some(unknown)}."
         )
     if layout == "original":
         return {k.replace(".attn.in_proj.", ".attn.in_proj_"): v for k, v in renamed.items()}
     return renamed
 
 
-def _count(names: Mapping[str, Tensor], prefix: str) -> int:
-    """One more than the highest number that follows ``prefix.`` in a name."""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    numbers = [int(match[1]) for name in names if (match := pattern.match(name))]
-    return max(numbers, default=-1) + 1
+_NUMBERED = re.compile(
+    r"(?:(down_blocks|up_blocks)\.([0-9]{1,9})(?:\.resnets\.([0-9]{1,9}))?"
+    r"|mid_block\.resnets\.([0-9]{1,9}))\."
+)
+
+
+def _counts(names: Mapping[str, Tensor]) -> Counter[str]:
+    """How many levels there are, and how many ResBlocks in each, by what stands before them."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for name in names:
+        if match := _NUMBERED.match(name):
+            part, level, resnet, middle = match.groups()
+            if middle is not None:
+                numbers["mid_block.resnets"].add(int(middle))
+                continue
+            numbers[part].add(int(level))
+            if resnet is not None:
+                numbers[f"{part}.{int(level)}.resnets"].add(int(resnet))
+    return Counter({part: count_in_a_row(found, part) for part, found in numbers.items()})

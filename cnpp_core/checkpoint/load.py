@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,19 @@ from torch import Tensor
 
 from ..network.config import NetworkConfig
 from ..network.controlnet import ControlNet
-from .formats import DIFFUSERS, ORIGINAL, Found, NotAControlNet, find_controlnet, some
+from .formats import (
+    DIFFUSERS,
+    ORIGINAL,
+    OTHER_PACK,
+    WHOLE,
+    Found,
+    find_controlnet,
+    split_part,
+)
 from .keys import from_diffusers
-from .read import DOWNLOAD_AGAIN, read_tensors
-from .shapes import MissingTensor, read_config
+from .read import read_tensors
+from .shapes import MissingTensor, find_config
+from .words import DOWNLOAD_AGAIN, refusal, shown, some
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +39,7 @@ STORAGE = {
     torch.float8_e5m2: "fp8 e5m2",
 }
 PROMAX_TYPES = 8
+PART = 0.1  # of the tensors: who lacks more has one part of a split file, not a bad download
 # The parts a ControlNet has and its UNet has not: a difference file stores them in full.
 OWN_PARTS = (
     "zero_convs.",
@@ -41,7 +50,6 @@ OWN_PARTS = (
     "spatial_ch_projs.",
     "control_add_embedding.",
 )
-OTHER_PACK = "use the node pack that it was made for"
 UNET_PREFIXES = ("", "diffusion_model.", "model.diffusion_model.")
 
 
@@ -87,24 +95,23 @@ def load_controlnet_file(
     """Load a ControlNet for SD1.5, SD2.x, SDXL or any custom width, in whatever layout it has.
 
     ``unet_state_dict`` (original layout, with or without its "diffusion_model." prefix) is needed
-    for files that store only the difference to a UNet. Raises CheckpointError (a ValueError), one
-    sentence that names what the file is and what to do: UnreadableFile or NotAControlNet.
+    for files that store only the difference to a UNet. Raises ValueError, one
+    sentence that names what the file is and what to do; no other exception for any file.
     """
     name = Path(path).name
     found = find_controlnet(read_tensors(path), name)
     if found.ignored:
-        log.info("%s: ignored %d tensors: %s", name, len(found.ignored), some(found.ignored))
+        ignored = some(found.ignored)
+        log.info("%s: ignored %d tensors: %s", shown(name), len(found.ignored), ignored)
     try:
         original = found.layout == ORIGINAL
         state_dict = found.state_dict if original else from_diffusers(found.state_dict)
-        config = read_config(state_dict)
+        config = find_config(state_dict)
     except MissingTensor as error:
         raise _incomplete(name, str(error).rstrip(".")) from error
     except ValueError as error:
-        reason = str(error).rstrip(".")
-        raise NotAControlNet(
-            f"{name} is no ControlNet of a known kind ({reason}): {OTHER_PACK}."
-        ) from error
+        what = f"is no ControlNet of a known kind ({str(error).rstrip('.')})"
+        raise refusal(name, what, OTHER_PACK) from error
     if found.difference:
         state_dict = _add_unet(state_dict, unet_state_dict, name)
     _check_complete(state_dict, ControlNet(config, device="meta"), name)
@@ -131,30 +138,30 @@ def _check_complete(state_dict: Mapping[str, Tensor], network: ControlNet, name:
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     missing = [key for key in expected if key not in state_dict]
     if missing:
-        raise _incomplete(name, f"it lacks {len(missing)} of {len(expected)}, {some(missing)}")
+        reason = f"it lacks {len(missing)} of {len(expected)}, {some(missing)}"
+        raise _incomplete(name, reason, part=len(missing) > PART * len(expected))
     unknown = [key for key in state_dict if key not in expected]
     if unknown:
-        raise NotAControlNet(
-            f"{name} is a ControlNet with {len(unknown)} tensors that nothing here uses "
-            f"({some(unknown)}): {OTHER_PACK}."
-        )
+        what = f"is a ControlNet with {len(unknown)} tensors that nothing here uses"
+        raise refusal(name, f"{what} ({some(unknown)})", OTHER_PACK)
     for key, tensor in state_dict.items():
         if tuple(tensor.shape) != expected[key]:
-            raise NotAControlNet(
-                f"{name} is no ControlNet of a known kind (its tensor {key} has the shape "
-                f"{tuple(tensor.shape)} instead of {expected[key]}): {OTHER_PACK}."
-            )
+            found = f"{shown(tuple(tensor.shape))} instead of {expected[key]}"
+            what = f"is no ControlNet of a known kind (its tensor {key} has the shape {found})"
+            raise refusal(name, what, OTHER_PACK)
         if tensor.dtype not in STORAGE:
-            raise NotAControlNet(
-                f"{name} is a ControlNet stored in a way unknown here ({key} as {tensor.dtype}): "
-                f"get it as one of {', '.join(STORAGE.values())}."
-            )
+            what = f"is a ControlNet stored in a way unknown here ({key} as {tensor.dtype})"
+            raise refusal(name, what, f"get it as one of {', '.join(STORAGE.values())}")
 
 
-def _incomplete(name: str, reason: str) -> NotAControlNet:
-    split = re.search(r"-\d{5}-of-\d{5}\.", name)
-    advice = "it is one part of a split file, get the whole" if split else DOWNLOAD_AGAIN
-    return NotAControlNet(f"{name} is a ControlNet with tensors missing ({reason}): {advice}.")
+def _incomplete(name: str, reason: str, part: bool = False) -> ValueError:
+    if number := split_part(name):
+        what, advice = f"is part {number} of a split file", WHOLE
+    elif part:
+        what, advice = "is a part of a ControlNet, as split files have", WHOLE
+    else:
+        what, advice = "is a ControlNet with tensors missing", DOWNLOAD_AGAIN
+    return refusal(name, f"{what} ({reason})", advice)
 
 
 def _add_unet(
@@ -162,10 +169,8 @@ def _add_unet(
 ) -> dict[str, Tensor]:
     """The ControlNet whose encoder is stored as its distance from this UNet's, in stored dtypes."""
     if unet_state_dict is None:
-        raise NotAControlNet(
-            f"{name} is a ControlNet stored as the difference to a model: connect MODEL (the one "
-            "it was made from) to Load ControlNet++."
-        )
+        advice = "connect MODEL (the one it was made from) to Load ControlNet++"
+        raise refusal(name, "is a ControlNet stored as the difference to a model", advice)
     first = "input_blocks.0.0.weight"
     prefix = next((p for p in UNET_PREFIXES if p + first in unet_state_dict), "")
     complete = {}
@@ -176,11 +181,9 @@ def _add_unet(
         base = unet_state_dict.get(prefix + key)
         if base is None or base.shape != delta.shape:
             found = "lacks it" if base is None else f"has {tuple(base.shape)}"
-            raise NotAControlNet(
-                f"{name} is the difference to another kind of model ({key} has the shape "
-                f"{tuple(delta.shape)}, the connected MODEL {found}): connect the MODEL it was "
-                "made from."
-            )
+            sizes = f"{shown(key)} has the shape {tuple(delta.shape)}, the connected MODEL {found}"
+            what = f"is the difference to another kind of model ({sizes})"
+            raise refusal(name, what, "connect the MODEL it was made from")
         total = delta.float() + base.detach().to(device=delta.device, dtype=torch.float32)
         complete[key] = total.to(delta.dtype)
     return complete

@@ -2,74 +2,60 @@
 
 What a file is decides its first bytes, never its name: a pickle that was renamed to .safetensors
 still goes through the safe reader, and a web page that was saved as one is called a web page.
+Whatever a file holds is answered within seconds and little memory: nothing of it is trusted to be
+of a sensible length.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pickle
-import pickletools
-import re
 import struct
-import tarfile
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from .torch_files import read_old, read_zip
+from .words import DOWNLOAD_AGAIN, MOST_TENSORS, UNPACK, first_line, refusal, require_few, shown
 
-DOWNLOAD_AGAIN = "download it again and compare its size with the one on the download page"
-SAVE_AS_SAFETENSORS = "get it as .safetensors instead"
-UNPACK = "unpack it and choose the model inside"
-# what zipfile raises for broken entries; UnicodeDecodeError is a ValueError
-BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError)
 PICTURE = "choose a ControlNet file, pictures go into Load Image"
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be used; its message is one sentence: what the file is, what to do."""
-
-
-class UnreadableFile(CheckpointError):  # noqa: N818 - reads as what it says
-    """The file is damaged, unsafe, or no checkpoint at all."""
+MOST_HEADER = 8 << 20  # bytes of a safetensors header; a ControlNet has 40 thousand
+MOST_EXPLAINED = 1 << 20  # bytes of a broken header that are looked at for the reason
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a .safetensors file or of a pickle (.pth, .pt, .bin, .ckpt), by name.
 
-    Safetensors and zipped pickles are memory mapped: nothing is read until it is used. Of a
-    training checkpoint, the tensors under "state_dict" are taken. Raises UnreadableFile (a
-    ValueError), one sentence that says what the file is and what to do.
+    The file is memory mapped: no number is read until it is used. Of a training checkpoint, the
+    tensors under "state_dict" are taken. Raises ValueError and nothing else for a file that can't
+    be used: one sentence that says what the file is and what to do.
     """
     path = Path(path)
-    _require_file(path)
-    kind = _kind(path)
-    tensors = _read_safetensors(path) if kind == "safetensors" else _read_pickle(path, kind)
+    try:
+        _require_file(path)
+        tensors = _READERS[_kind(path)](path)
+    except OSError as error:
+        advice = "look at its permissions and at the disk"
+        raise refusal(path, f"can't be read ({first_line(error)})", advice) from error
     if not tensors:
-        raise UnreadableFile(f"{path.name} holds no tensors: {DOWNLOAD_AGAIN}.")
+        raise refusal(path, "holds no tensors", DOWNLOAD_AGAIN)
     return tensors
 
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        raise UnreadableFile(
-            f"{path} is a folder: choose the file inside it, in a diffusers folder that is "
-            "diffusion_pytorch_model.safetensors."
+        raise ValueError(
+            f"{shown(path, 300)} is a folder: choose the file inside it, in a diffusers folder "
+            "that is diffusion_pytorch_model.safetensors."
         )
     if not path.is_file():
-        raise UnreadableFile(
-            f"{path} does not exist: choose a file from models/controlnet, or refresh the list."
+        raise ValueError(
+            f"{shown(path, 300)} does not exist: choose a file from models/controlnet, or refresh "
+            "the list."
         )
     if path.stat().st_size == 0:
-        raise UnreadableFile(f"{path.name} is empty (0 bytes): {DOWNLOAD_AGAIN}.")
+        raise refusal(path, "is empty (0 bytes)", DOWNLOAD_AGAIN)
 
 
 def _kind(path: Path) -> str:
@@ -79,44 +65,52 @@ def _kind(path: Path) -> str:
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "safetensors"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<!--")):
-        raise UnreadableFile(
-            f"{path.name} is a web page (HTML), not a model: the link led to a login or error "
-            "page, so download the file again, signed in or from its direct link."
-        )
-    if text.startswith(b"<?xml") or text.startswith(b"<error"):
-        raise UnreadableFile(
-            f"{path.name} is a server's error message (XML), not a model: download it again."
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise UnreadableFile(
-            f"{path.name} is a Git LFS pointer, not the model itself: run `git lfs pull` in its "
-            "repository or download the file from the web page."
-        )
-    if text.startswith(b"{"):
-        raise UnreadableFile(
-            f"{path.name} is a JSON text (a configuration, an index or an error message), not a "
-            "model: choose or download the .safetensors file that belongs to it."
-        )
+    for starts, what, advice in _TEXTS:
+        if text.startswith(starts):
+            raise refusal(path, what, advice)
     for magic, name, advice in _FOREIGN:
         if head.startswith(magic):
-            raise UnreadableFile(f"{path.name} is {name}: {advice}.")
+            raise refusal(path, f"is {name}", advice)
     if head.startswith(b"PK"):
         return "zip"
-    if tarfile.is_tarfile(path):
-        # PyTorch's old tar reader has unpickled code even in its safe mode (CVE-2025-32434).
-        raise UnreadableFile(f"{path.name} is a tar archive: {UNPACK}.")
+    if head[257:262] == b"ustar":
+        raise refusal(path, "is a tar archive", UNPACK)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
+    if not any(head):
+        raise refusal(path, "begins with nothing but zeros, its download broke off", DOWNLOAD_AGAIN)
     if path.suffix == ".safetensors":
-        raise UnreadableFile(
-            f"{path.name} is damaged, it has no safetensors header: {DOWNLOAD_AGAIN}."
-        )
-    raise UnreadableFile(
-        f"{path.name} is no checkpoint (neither safetensors nor a PyTorch file): choose a "
-        "ControlNet from models/controlnet."
+        raise refusal(path, "is damaged, it has no safetensors header", DOWNLOAD_AGAIN)
+    raise refusal(
+        path,
+        "is no checkpoint (neither safetensors nor a PyTorch file)",
+        "choose a ControlNet from models/controlnet",
     )
 
+
+_TEXTS = (
+    (
+        (b"<!doctype", b"<html", b"<head", b"<!--"),
+        "is a web page (HTML), not a model",
+        "the link led to a login or error page, so download the file again, signed in or from its "
+        "direct link",
+    ),
+    (
+        (b"<?xml", b"<error"),
+        "is a server's error message (XML), not a model",
+        "download it again",
+    ),
+    (
+        (b"version https://git-lfs",),
+        "is a Git LFS pointer, not the model itself",
+        "run `git lfs pull` in its repository or download the file from the web page",
+    ),
+    (
+        (b"{",),
+        "is a JSON text (a configuration, an index or an error message), not a model",
+        "choose or download the .safetensors file that belongs to it",
+    ),
+)
 
 _FOREIGN = (
     (b"GGUF", "a GGUF model", "this loader needs a ControlNet as .safetensors"),
@@ -130,146 +124,47 @@ _FOREIGN = (
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    _check_safetensors_header(path)
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # the library raises types of its own, and some torch ones
-        raise UnreadableFile(
-            f"{path.name} cannot be read as safetensors ({_first_line(error)}): {DOWNLOAD_AGAIN}."
-        ) from error
-
-
-def _check_safetensors_header(path: Path) -> None:
-    """Compare what the header promises with the file's size, to name a broken download."""
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        if 8 + length > size:
-            raise UnreadableFile(
-                f"{path.name} is cut off inside its header ({size} bytes are there, the header "
-                f"alone needs {8 + length}): {DOWNLOAD_AGAIN}."
-            )
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for k, entry in header.items() if k != "__metadata__"]
-            promised = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UnreadableFile(
-                f"{path.name} is damaged, its safetensors header is not readable: {DOWNLOAD_AGAIN}."
-            ) from error
-    if promised > size:
-        raise UnreadableFile(
-            f"{path.name} is cut off ({size} bytes of {promised} are there): {DOWNLOAD_AGAIN}."
+    if 8 + length > size:
+        raise refusal(
+            path,
+            f"is cut off inside its header ({size} bytes are there, the header alone needs "
+            f"{8 + length})",
+            DOWNLOAD_AGAIN,
         )
-
-
-def _read_pickle(path: Path, kind: str) -> dict[str, Tensor]:
-    if kind == "zip":
-        _check_torch_zip(path)
-    # By path torch goes by the name's end, so that a misnamed pickle has to come as an open file.
-    mapped = kind == "zip" and path.suffix != ".safetensors"
+    if length > MOST_HEADER:
+        raise refusal(
+            path,
+            f"has a header of {length:,} bytes, at most {MOST_HEADER:,} are read",
+            "choose a ControlNet file, whose header has some 40,000",
+        )
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
-            source = path if mapped else file
-            loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        raise UnreadableFile(_pickle_refusal(path, kind, error)) from error
-    return _tensors_of(loaded, path)
-
-
-def _check_torch_zip(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except BAD_ZIP as error:
-        raise UnreadableFile(
-            f"{path.name} is damaged or cut off ({_first_line(error)}): {DOWNLOAD_AGAIN}."
-        ) from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UnreadableFile(
-            f"{path.name} is a TorchScript program, which would run its own code: "
-            f"{SAVE_AS_SAFETENSORS}."
-        )
-    if not any(name.endswith("/data.pkl") for name in names):
-        raise UnreadableFile(f"{path.name} is a zip archive: {UNPACK}.")
-
-
-def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping):
-        raise UnreadableFile(
-            f"{path.name} holds a {type(loaded).__name__} instead of named tensors: choose a "
-            "ControlNet from models/controlnet."
-        )
-    nested = loaded.get("state_dict")
-    weights = nested if isinstance(nested, Mapping) else loaded
-    tensors: dict[str, Tensor] = {}
-    ignored = [str(name) for name in loaded if weights is not loaded and name != "state_dict"]
-    for name, value in _flatten(weights):
-        if isinstance(value, Tensor):
-            tensors[name] = value.detach()
-        else:
-            ignored.append(name)
-    if ignored:
-        log.info("%s: ignored what are no weights: %s", path.name, ", ".join(ignored[:10]))
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names[:MOST_TENSORS]}
+    except Exception as error:  # the library raises types of its own, and some torch ones
+        raise _damaged_safetensors(path, size, length, error) from error
+    require_few(path, names)
     return tensors
 
 
-def _flatten(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _pickle_refusal(path: Path, kind: str, error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = [named[1]] if named else _foreign_globals(path, kind)
-        if found:
-            return (
-                f"{path.name} is a pickle that would run code when loaded (it asks for "
-                f"{', '.join(found[:3])}), nothing was run: {SAVE_AS_SAFETENSORS}."
-            )
-        return f"{path.name} is a pickle that PyTorch's safe reader refuses: {SAVE_AS_SAFETENSORS}."
-    if isinstance(error, (EOFError, RuntimeError, OSError)):
-        return f"{path.name} is damaged or cut off ({_first_line(error)}): {DOWNLOAD_AGAIN}."
-    return f"{path.name} cannot be read ({_first_line(error)}): {SAVE_AS_SAFETENSORS}."
-
-
-def _foreign_globals(path: Path, kind: str) -> list[str]:
-    """Names outside torch that a pickle would import, read off its opcodes without running them."""
-    found: list[str] = []
+def _damaged_safetensors(path: Path, size: int, length: int, error: Exception) -> ValueError:
+    """Compare what the header promises with the file's size, to name a broken download."""
+    if length > MOST_EXPLAINED:
+        return refusal(path, f"cannot be read as safetensors ({first_line(error)})", DOWNLOAD_AGAIN)
     try:
-        if kind == "zip":
-            with zipfile.ZipFile(path) as archive:
-                name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
-                found.extend(_globals_in(archive.read(name)))
-        else:
-            with path.open("rb") as stream:
-                found.extend(_globals_in(stream))
-    except BAD_ZIP:  # damaged: what was found before still counts
-        pass
-    return found
+        with path.open("rb") as file:
+            header = json.loads(file.read(8 + length)[8:])
+        ends = [entry["data_offsets"][1] for k, entry in header.items() if k != "__metadata__"]
+        promised = 8 + length + max(ends, default=0)
+        if promised > size:
+            what = f"is cut off ({size} bytes of {shown(promised)} are there)"
+            return refusal(path, what, DOWNLOAD_AGAIN)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return refusal(path, "is damaged, its safetensors header is not readable", DOWNLOAD_AGAIN)
+    return refusal(path, f"cannot be read as safetensors ({first_line(error)})", DOWNLOAD_AGAIN)
 
 
-def _globals_in(stream: bytes | IO[bytes]) -> Iterator[str]:
-    strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-        elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-            module, name = strings[-2:]
-        else:
-            if isinstance(argument, str):
-                strings.append(argument)
-            continue
-        if module.partition(".")[0] not in ("torch", "collections"):
-            yield f"{module}.{name}"
-
-
-def _first_line(error: Exception) -> str:
-    sentence = re.split(r"\n|\. ", str(error).strip())[0]
-    return sentence.rstrip(".")[:120] or type(error).__name__
+_READERS = {"safetensors": _read_safetensors, "zip": read_zip, "pickle": read_old}

@@ -1,12 +1,11 @@
 """Loading a ControlNet in each of its layouts, and refusing what is something else."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from controlnet_pp.cnpp_core.checkpoint import (
-    CheckpointError,
-    NotAControlNet,
     load_controlnet_file,
     to_diffusers,
 )
@@ -171,10 +170,10 @@ def test_a_difference_file_is_completed_by_the_unet(tmp_path, prefix):
 
 
 def refusal(path, **arguments) -> str:
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(ValueError, match=re.escape(path.name)) as error:
         load_controlnet_file(path, **arguments)
+    assert type(error.value) is ValueError  # ComfyUI shows other classes with their module's path
     message = str(error.value)
-    assert path.name in message
     assert message.endswith(".")
     assert "\n" not in message
     assert ". " not in message  # one sentence
@@ -372,8 +371,3 @@ def test_our_own_unet_is_refused_as_a_unet(tmp_path):
     for prefix in ("", "diffusion_model.", "model.diffusion_model."):
         path = saved(tmp_path / "n.safetensors", prefixed(prefix, unet))
         assert "is a UNet without a ControlNet" in refusal(path)
-
-
-def test_every_refusal_is_a_value_error():
-    assert issubclass(NotAControlNet, CheckpointError)
-    assert issubclass(CheckpointError, ValueError)

@@ -110,7 +110,7 @@ def annotator_of(
     """The annotator of a row of `annotators.kinds.KINDS`, its networks as models of the host.
 
     method: its name or label, the default one if empty. folder: name of one in models/annotators
-    to use instead of the published file. settings: as the method has them. Raises MissingWeights,
+    to use instead of the published file. settings: as the method has them. Raises FileNotFoundError,
     which says how to get a file, unless `download` fetches it.
     """
     found = KINDS[condition].method(method)

@@ -98,7 +98,7 @@ def keep_while_loaded(patchers: Sequence[ModelPatcher]) -> None:
 def opened(network: Network, download: bool = False, folder: str = "") -> ModelPatcher:
     """A network with its published weights, or with those in a folder of ours, read once.
 
-    Raises MissingWeights, which says how to get the file, unless `download` fetches it; ValueError
+    Raises FileNotFoundError, which says how to get the file, unless `download` fetches it; ValueError
     for a folder that is not there.
     """
 
@@ -135,7 +135,7 @@ def find_weights(key: str, download: bool) -> Path:
     """Where the file or folder is, after a download if need be and if wanted."""
     try:
         return weights.find(key, search_folders(), "Switch on `download` in the node")
-    except weights.MissingWeights:
+    except FileNotFoundError:
         if not download:
             raise
         return weights.download(key, download_folder(), _show_progress())
