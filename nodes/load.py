@@ -19,7 +19,7 @@ FOLDER = "controlnet"
 
 
 class LoadControlNet(io.ComfyNode):
-    """CNPP_LoadControlNet."""
+    """Load ControlNet++: any layout of file; `model` is needed for difference files only."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -66,7 +66,7 @@ class LoadControlNet(io.ComfyNode):
 
 
 class ControlNetReport(io.ComfyNode):
-    """CNPP_ControlNetReport."""
+    """ControlNet Report: parameters and MACs counted from the shape of the network, none is run."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -122,7 +122,7 @@ class ControlNetReport(io.ComfyNode):
 
 
 class UnionControlType(io.ComfyNode):
-    """CNPP_UnionControlType."""
+    """Union Control Type: adds a type, with a hint and a weight of its own, to a copy."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -174,7 +174,7 @@ class UnionControlType(io.ComfyNode):
 
 
 class DemoModel(io.ComfyNode):
-    """CNPP_DemoModel."""
+    """Demo Model: MODEL, CLIP, VAE and CONTROL_NET of the shapes world, in the host's classes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

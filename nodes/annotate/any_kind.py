@@ -27,7 +27,7 @@ CHOICES = {kind: (kind, "") for kind in KINDS} | {
 
 
 class Annotate(io.ComfyNode):
-    """CNPP_Annotate."""
+    """Annotate (any): every method of every kind by name, with its default settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -18,7 +18,7 @@ TRAINED_AT = 512  # short side of the pictures that the networks were trained on
 
 
 def image_input() -> io.Input:
-    """The picture."""
+    """The picture or batch that a node finds the condition in."""
     return io.Image.Input("image", tooltip="The picture, or a batch of pictures of one size.")
 
 

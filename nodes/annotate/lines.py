@@ -21,7 +21,7 @@ from .inputs import (
 
 
 class Canny(io.ComfyNode):
-    """CNPP_Canny."""
+    """Canny: two definitions whose thresholds share a unit; needs no weights."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -90,7 +90,7 @@ class Canny(io.ComfyNode):
 
 
 class SoftEdge(io.ComfyNode):
-    """CNPP_SoftEdge."""
+    """Soft Edge (HED): the network's edge probability, or the three levels of `safe`."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,7 +134,7 @@ class SoftEdge(io.ComfyNode):
 
 
 class LineArt(io.ComfyNode):
-    """CNPP_LineArt."""
+    """Line Art: one network, its style chosen by the weight file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -179,7 +179,7 @@ class LineArt(io.ComfyNode):
 
 
 class MLSDLines(io.ComfyNode):
-    """CNPP_MLSD."""
+    """M-LSD Lines: straight lines, drawn one pixel wide by OpenCV."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -239,7 +239,7 @@ class MLSDLines(io.ComfyNode):
 
 
 class Scribble(io.ComfyNode):
-    """CNPP_Scribble."""
+    """Scribble: one widget for three methods; only HED has weights, only XDoG a threshold."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -26,7 +26,7 @@ STICKS = {"standard": False, "by size": True}  # to `scale_sticks`
 
 
 class OpenPose(io.ComfyNode):
-    """CNPP_OpenPose."""
+    """OpenPose: finds people, draws them, and gives the points as POSE_KEYPOINT and as JSON."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -97,7 +97,7 @@ class OpenPose(io.ComfyNode):
 
 
 class OpenPoseDraw(io.ComfyNode):
-    """CNPP_OpenPoseDraw."""
+    """OpenPose Draw: POSE_KEYPOINT or JSON, of this pack or another one, as a condition image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -24,7 +24,7 @@ from .inputs import (
 
 
 class Depth(io.ComfyNode):
-    """CNPP_Depth."""
+    """Depth (MiDaS): DPT-hybrid, stretched to 0..1 in every picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,7 +58,7 @@ class Depth(io.ComfyNode):
 
 
 class Normal(io.ComfyNode):
-    """CNPP_Normal."""
+    """Normal: from a picture by the network of Depth, or from a depth map without one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -127,7 +127,7 @@ class Normal(io.ComfyNode):
 
 
 class SegmentationADE20K(io.ComfyNode):
-    """CNPP_Segmentation."""
+    """Segmentation (ADE20K): a model of the transformers library; gives classes as MASK, too."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

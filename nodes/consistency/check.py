@@ -11,7 +11,7 @@ from .inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_inpu
 
 
 class CycleConsistencyCheck(io.ComfyNode):
-    """CNPP_CycleConsistencyCheck."""
+    """Cycle-Consistency Check: the core's `check_consistency`, with a preview and its legend."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -19,7 +19,7 @@ DEFAULTS = FeedbackSettings()
 
 
 class ConsistencyFeedbackNode(io.ComfyNode):
-    """CNPP_ConsistencyFeedback."""
+    """Consistency Feedback: changed copies of model and control that share one feedback loop."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -171,7 +171,7 @@ class ConsistencyFeedbackNode(io.ComfyNode):
 
 
 class ConsistencyFeedbackPlot(io.ComfyNode):
-    """CNPP_ConsistencyFeedbackPlot."""
+    """Consistency Feedback Plot: reads the record once `latent` is there, so after the sampler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

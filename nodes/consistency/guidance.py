@@ -19,7 +19,7 @@ DEFAULTS = GuidanceSettings()
 
 
 class ConsistencyGuidanceNode(io.ComfyNode):
-    """CNPP_ConsistencyGuidance."""
+    """Consistency Guidance: a changed copy of the model; the same one where it would never act."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -69,12 +69,12 @@ def score_text() -> str:
 
 
 def mask_input(tooltip: str) -> io.Input:
-    """Where to look."""
+    """The mask that limits a comparison; each node says in `tooltip` what of."""
     return io.Mask.Input("mask", optional=True, tooltip=tooltip)
 
 
 def annotator_input() -> io.Input:
-    """What finds the condition."""
+    """The annotator that finds the condition again; kinds without weights do without it."""
     return AnnotatorType.Input(
         "annotator",
         optional=True,

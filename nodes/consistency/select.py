@@ -14,7 +14,7 @@ from .inputs import GROUP, annotator_input, finder_for, finder_inputs, mask_inpu
 
 
 class PickMostConsistent(io.ComfyNode):
-    """CNPP_PickMostConsistent."""
+    """Pick Most Consistent: the best rows of a batch, and of its latents where they are given."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -99,7 +99,7 @@ class PickMostConsistent(io.ComfyNode):
 
 
 class ConsistencySearch(io.ComfyNode):
-    """CNPP_ConsistencySearch."""
+    """Consistency Search: samples inside the node, a trial for every seed, strength and preset."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -11,7 +11,7 @@ GROUP = "control"
 
 
 class ApplyControlNet(io.ComfyNode):
-    """CNPP_Apply."""
+    """Apply ControlNet++: puts a copy of the control into both conditionings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

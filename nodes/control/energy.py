@@ -13,7 +13,7 @@ EnergyType = io.Custom("RESIDUAL_ENERGY")
 
 
 class ResidualEnergy(io.ComfyNode):
-    """CNPP_ResidualEnergy."""
+    """Residual Energy: a changed copy of the model that measures, and the record it fills."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -50,7 +50,7 @@ class ResidualEnergy(io.ComfyNode):
 
 
 class ResidualEnergyPlot(io.ComfyNode):
-    """CNPP_ResidualEnergyPlot."""
+    """Residual Energy Plot: reads the record once `latent` is there, so after the sampler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -48,7 +48,7 @@ def _scales_output() -> io.Output:
 
 
 class BlockScalesSD15(io.ComfyNode):
-    """CNPP_BlockScalesSD15."""
+    """Block Scales (SD1.5): a slider for each of the 13 residuals."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -69,7 +69,7 @@ class BlockScalesSD15(io.ComfyNode):
 
 
 class BlockScalesSDXL(io.ComfyNode):
-    """CNPP_BlockScalesSDXL."""
+    """Block Scales (SDXL): a slider for each of the 10 residuals."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,7 +95,7 @@ def _scales(config: NetworkConfig, sliders: dict[str, float]) -> BlockScales:
 
 
 class BlockScalePreset(io.ComfyNode):
-    """CNPP_BlockScalePreset."""
+    """Block Scale Preset: resolved to numbers only when the network is known."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -132,7 +132,7 @@ class BlockScalePreset(io.ComfyNode):
 
 
 class ScaleScheduleNode(io.ComfyNode):
-    """CNPP_ScaleSchedule."""
+    """Scale Schedule: key frames as text; `previous` chains further ones in front."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -26,14 +26,14 @@ def control_input() -> io.Input:
 
 
 def control_output() -> io.Output:
-    """The changed copy."""
+    """The changed copy, called like the input so that nodes can be chained."""
     return io.ControlNet.Output(
         "shaped", display_name="control_net", tooltip="A changed copy, for Apply ControlNet++."
     )
 
 
 class BlockMasksNode(io.ComfyNode):
-    """CNPP_BlockMasks."""
+    """Block Masks: adds a mask to a copy of the control; the last one to cover a block counts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -92,7 +92,7 @@ class BlockMasksNode(io.ComfyNode):
 
 
 class ControlModeNode(io.ComfyNode):
-    """CNPP_ControlMode."""
+    """Control Mode: scales for cond and uncond rows, beside those of Apply ControlNet++."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -160,7 +160,7 @@ def _times(scales: Scales | None, strength: float) -> Scales | None:
 
 
 class HintFitNode(io.ComfyNode):
-    """CNPP_HintFit."""
+    """Hint Fit: how a copy of the control brings its hint to the size of the picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
