@@ -189,7 +189,10 @@ def _pose(
 
 
 def _depth(network: DPTHybrid) -> Ways:
-    return Ways(network.annotate, network, raw=lambda image: network.depth(image).clamp(min=0))
+    def inverse_depth(image: Tensor) -> Tensor:
+        return network.depth(image).clamp(min=0)
+
+    return Ways(network.annotate, inverse_depth, guiding=network, raw=inverse_depth)
 
 
 def _normal(network: DPTHybrid, background: float = BACKGROUND) -> Ways:

@@ -28,6 +28,7 @@ from .consistency.losses import (
     mse,
     normal_loss,
     relative_mse,
+    stretched_mse,
     stroke_loss,
 )
 
@@ -110,7 +111,7 @@ class Condition(Enum):
         label="Depth (MiDaS)",
         agreement=lambda *_: DepthMeasure(),
         reward=relative_mse,
-        guidance=relative_mse,
+        guidance=stretched_mse,
         preprocessor="depth_midas",
         controlnet="control_v11f1p_sd15_depth",
         controlnetpp="controlnet++_depth_sd15_fp16",

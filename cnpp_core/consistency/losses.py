@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .metrics.batch import as_pair, at_least_float32, inside, masked_mean
+from .metrics.depth import stretched
 from .metrics.edges import dilate
 from .metrics.regions import IGNORE
 
@@ -48,6 +49,11 @@ def relative_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> T
     """
     found, wanted = (x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (found, wanted))
     return mse(found, wanted, mask)
+
+
+def stretched_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mse` of depth maps, each stretched to 0..1: as the check compares, whatever their ranges."""
+    return mse(stretched(found), stretched(wanted), mask)
 
 
 def cross_entropy(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..metrics import align, depth_score, rmse
+from ..metrics import align, depth_score, rmse, stretched
 from .measure import (
     INVENTED,
     LOST,
@@ -51,7 +51,7 @@ class DepthMeasure(Measure):
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Depth of a map (N, 1 or 3, H, W) -> (N, 1, H, W) in 0..1; refuses what is none."""
         refuse_if([_problem(one) for one in condition], "a depth map (grey, near is white)")
-        return _stretched(condition.float().mean(1, keepdim=True)), []
+        return condition.float().mean(1, keepdim=True), []
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """(N, 1, h, w) -> (N, 1, height, width), interpolated: depth is mostly smooth."""
@@ -59,7 +59,8 @@ class DepthMeasure(Measure):
 
     def compare(self, recovered: Tensor, wanted: Tensor, mask: Tensor | None) -> Comparison:
         """RMSE of depth (B, 1 or 3, H, W), and the wanted depth with the errors over it."""
-        found = _stretched(recovered.float().mean(1, keepdim=True))
+        found = stretched(recovered.float().mean(1, keepdim=True))
+        wanted = stretched(wanted)
         scores = rmse(found, wanted, mask) * LEVELS
         aligned = align(found, wanted, mask)
         best = rmse(aligned, wanted, mask) * LEVELS
@@ -81,11 +82,6 @@ def _errors(found: Tensor, wanted: Tensor) -> Tensor:
         strength = (amount * GAIN).clamp(0, 1)
         picture = torch.lerp(picture, picture.new_tensor(colour).view(1, 3, 1, 1), strength)
     return picture
-
-
-def _stretched(maps: Tensor) -> Tensor:
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=FLAT)
 
 
 def _problem(condition: Tensor) -> str:

@@ -6,7 +6,7 @@ where to look. What a reward needs is differentiable and says so.
 
 from __future__ import annotations
 
-from .depth import DepthScore, align, depth_score, rmse
+from .depth import DepthScore, align, depth_score, rmse, stretched
 from .edges import EdgeScore, dilate, edge_f1
 from .normals import NormalScore, angles, normal_score
 from .pose import PoseScore, keypoint_size, match_people, oks, pck, pose_score
@@ -37,4 +37,5 @@ __all__ = [
     "pose_score",
     "rmse",
     "ssim",
+    "stretched",
 ]

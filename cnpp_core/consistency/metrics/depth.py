@@ -92,6 +92,20 @@ def depth_score(
     )
 
 
+def stretched(maps: Tensor, flat: float = 0.5 / 255) -> Tensor:
+    """Each map of (B, C, H, W) from its own range to 0..1.
+
+        (x - min) / max(max - min, flat)
+
+    flat: a range below it, in the unit of the maps, shows rounding only. Differentiable.
+
+    >>> stretched(torch.tensor([[[[2.0, 3.0, 6.0]]]]))
+    tensor([[[[0.0000, 0.2500, 1.0000]]]])
+    """
+    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=flat)
+
+
 def align(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """The prediction times the scale plus the offset that bring it nearest to the target.
 

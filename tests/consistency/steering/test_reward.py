@@ -143,7 +143,7 @@ def test_normals_are_compared_as_vectors_where_there_are_any():
 def test_the_rest_is_the_published_reward():
     generator = torch.Generator().manual_seed(4)
     found, wanted = (torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2))
-    for condition in (Condition.SOFTEDGE, Condition.LINEART, Condition.DEPTH):
+    for condition in (Condition.SOFTEDGE, Condition.LINEART, Condition.TILE):
         row = condition.value
         assert torch.equal(row.guidance(found, wanted), row.reward(found, wanted))
     logits = torch.randn(2, 5, 8, 8, generator=generator)
@@ -213,3 +213,17 @@ def test_masks_and_conditions_that_leave_nothing_to_follow_are_refused():
     measure = Condition.SEG.measure(classes=(PALETTE, ("a", "b"), "two"))
     with pytest.raises(ValueError, match="Nothing is left to follow in condition 1"):
         Reward.of(lambda x: x, cross_entropy, measure, labels, right)
+
+
+def test_the_reward_of_depth_is_the_published_one_whatever_range_the_condition_has():
+    """Both divided by their maximum, and nothing stretched (the published training code)."""
+    generator = torch.Generator().manual_seed(7)
+    condition = 0.3 + 0.5 * torch.rand(1, 1, 16, 16, generator=generator)
+    found = 2.0 + 9.0 * torch.rand(2, 1, 16, 16, generator=generator)
+    row, measure = Condition.DEPTH.value, Condition.DEPTH.measure()
+    reward = Reward.of(lambda _: found, row.reward, measure, condition.expand(-1, 3, -1, -1))
+    expected = [F.mse_loss(one / one.max(), condition[0] / condition.max()) for one in found]
+    assert torch.allclose(reward.losses(torch.zeros(2, 3, 16, 16)), torch.stack(expected))
+    # Guidance compares as the check does, so a map of another range can be perfect.
+    perfect = Reward.of(lambda _: 4 * condition + 1, row.guidance, measure, condition)
+    assert perfect.losses(torch.zeros(1, 3, 16, 16)).item() == pytest.approx(0, abs=1e-10)
