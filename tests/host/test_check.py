@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import torch
+from controlnet_pp.tests.host.graphs import node
 from PIL import Image
 
 NODE = "CNPP_CycleConsistencyCheck"
@@ -129,26 +130,11 @@ def test_the_text_comes_again_when_the_result_is_cached(host):
 
     Image.new("RGB", (64, 64), "navy").save(host.folder / "input" / "check.png")
     graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "check.png"}},
-        "2": {
-            "class_type": NODE,
-            "inputs": {
-                "images": ["1", 0],
-                "condition": ["3", 0],
-                "kind": KINDS[0],
-                "tolerance": 0,
-            },
-        },
-        "3": {
-            "class_type": "CNPP_Canny",
-            "inputs": {
-                "image": ["1", 0],
-                "mode": "ControlNet++",
-                "low": 100,
-                "high": 200,
-                "resolution": 0,
-            },
-        },
+        "1": node("LoadImage", image="check.png"),
+        "2": node(NODE, images=["1", 0], condition=["3", 0], kind=KINDS[0], tolerance=0),
+        "3": node(
+            "CNPP_Canny", image=["1", 0], mode="ControlNet++", low=100, high=200, resolution=0
+        ),
     }
     host.run(graph)
     sent = []

@@ -15,9 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from controlnet_pp.tests.host.graphs import Graph, checked, node, node_of, saved, shipped
 
 FOLDER = "controlnet-plus-plus"
 BOOT_SECONDS = 240
@@ -25,70 +24,54 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".nox", ".ci", "tests", "bench", "__py
 
 
 @pytest.fixture
-def quickstart(repo: Path) -> dict[str, dict]:
-    return json.loads((repo / "workflows/api/quickstart_demo.json").read_text(encoding="utf-8"))
-
-
-def node_of(graph: dict[str, dict], kind: str) -> str:
-    (found,) = (key for key, node in graph.items() if node["class_type"] == kind)
-    return found
-
-
-def pictures(host, outputs: dict, graph: dict) -> np.ndarray:
-    saved = outputs[node_of(graph, "SaveImage")]["images"]
-    return np.stack([np.asarray(Image.open(host.folder / "output" / i["filename"])) for i in saved])
+def quickstart() -> Graph:
+    return shipped("quickstart_demo")
 
 
 def test_the_quick_start_runs_and_the_pictures_follow_the_edges(host, quickstart):
     outputs = host.run(quickstart)
     check = outputs[node_of(quickstart, "CNPP_CycleConsistencyCheck")]
-    assert len(check["images"]) == len(pictures(host, outputs, quickstart)) == 4
+    assert len(check["images"]) == len(saved(host, outputs, quickstart)) == 4
     assert check["text"][0].startswith("Edge F1 (within 1 pixel)")
-    with_control = score(check)
+    with_control = checked(outputs, quickstart)
     without = copy.deepcopy(quickstart)
     without[node_of(without, "CNPP_Apply")]["inputs"]["strength"] = 0.0
     outputs = host.run(without)
-    assert with_control >= 2 * score(outputs[node_of(without, "CNPP_CycleConsistencyCheck")])
+    assert with_control >= 2 * checked(outputs, without)
 
 
-def quick(graph: dict[str, dict]) -> dict[str, dict]:
+def quick(graph: Graph) -> Graph:
     """Fewer steps and pictures, where it does not matter how good they are."""
     graph[node_of(graph, "KSampler")]["inputs"]["steps"] = 4
     graph[node_of(graph, "EmptyLatentImage")]["inputs"]["batch_size"] = 1
     return graph
 
 
-def score(check: dict) -> float:
-    return float(check["text"][0].split(": ")[1].split("%")[0]) / 100
-
-
 def test_queued_again_after_another_run_it_gives_the_same_pictures(host, quickstart):
-    first = pictures(host, host.run(quick(quickstart)), quickstart)
+    first = saved(host, host.run(quick(quickstart)), quickstart)
     other = copy.deepcopy(quickstart)
     other[node_of(other, "KSampler")]["inputs"]["seed"] += 1
     other[node_of(other, "CNPP_Apply")]["inputs"]["strength"] = 0.5
-    different = pictures(host, host.run(other, keep_cache=True), other)
-    again = pictures(host, host.run(quickstart, keep_cache=True), quickstart)
+    different = saved(host, host.run(other, keep_cache=True), other)
+    again = saved(host, host.run(quickstart, keep_cache=True), quickstart)
     assert (first != different).any()
     assert (first == again).all()
 
 
 def test_a_preset_and_the_report_run_in_the_executor(host, quickstart):
     control = [node_of(quickstart, "CNPP_DemoModel"), 3]
-    quickstart["report"] = {
-        "class_type": "CNPP_ControlNetReport",
-        "inputs": {"control_net": control, "width": 128, "height": 128},
-    }
-    neutral = pictures(host, host.run(quick(quickstart)), quickstart)
+    report = {"control_net": control, "width": 128, "height": 128}
+    quickstart["report"] = node("CNPP_ControlNetReport", **report)
+    neutral = saved(host, host.run(quick(quickstart)), quickstart)
     quickstart[node_of(quickstart, "CNPP_BlockScalePreset")]["inputs"]["preset"] = "mid only"
     outputs = host.run(quickstart)
-    assert (pictures(host, outputs, quickstart) != neutral).any()
+    assert (saved(host, outputs, quickstart) != neutral).any()
     assert "at 128 x 128" in outputs["report"]["text"][0]
 
 
 def test_a_wrong_number_of_scales_stops_the_graph_at_apply(host, quickstart):
     sliders = {f"in_{i}": 1.0 for i in range(12)} | {"middle": 1.0}
-    quickstart["sliders"] = {"class_type": "CNPP_BlockScalesSD15", "inputs": sliders}
+    quickstart["sliders"] = node("CNPP_BlockScalesSD15", **sliders)
     apply = node_of(quickstart, "CNPP_Apply")
     quickstart[apply]["inputs"]["scales"] = ["sliders", 0]
     with pytest.raises(RuntimeError) as error:

@@ -11,6 +11,7 @@ from threading import Event
 import pytest
 import torch
 from controlnet_pp.tests.host.annotate.annotated import put, soft_edge
+from controlnet_pp.tests.host.graphs import node
 from controlnet_pp.tests.host.harness import picture
 
 PEOPLE = {
@@ -334,11 +335,8 @@ def test_a_graph_with_an_annotator_runs_in_the_executor(host, models, weight_fil
     put(weight_files["hed"], models)
     Image.new("RGB", (64, 48), "red").save(host.folder / "input" / "red.png")
     graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "red.png"}},
-        "2": {
-            "class_type": "CNPP_SoftEdge",
-            "inputs": {"image": ["1", 0], "safe": False, "resolution": 0},
-        },
-        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "1": node("LoadImage", image="red.png"),
+        "2": node("CNPP_SoftEdge", image=["1", 0], safe=False, resolution=0),
+        "3": node("PreviewImage", images=["2", 0]),
     }
     assert len(host.run(graph)["3"]["images"]) == 1

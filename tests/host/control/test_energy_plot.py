@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from controlnet_pp.tests.host.graphs import demo_graph, node
 from controlnet_pp.tests.host.harness import TINY, apply
 
 
@@ -29,49 +30,19 @@ def test_a_plot_without_a_run_says_what_to_connect(host):
         host.call("CNPP_ResidualEnergyPlot", energy=energy, latent={}, limit=0.0)
 
 
-def graph(limit):
-    """The demo's model through both nodes, as a graph to POST."""
-    return {
-        "demo": {"class_type": "CNPP_DemoModel", "inputs": {"example": 3}},
-        "text": {
-            "class_type": "CLIPTextEncode",
-            "inputs": {"clip": ["demo", 1], "text": "red circle on a blue ground"},
-        },
-        "canny": {
-            "class_type": "CNPP_Canny",
-            "inputs": {"image": ["demo", 4], "mode": "ControlNet++", "low": 100, "high": 200,
-                       "resolution": 0},
-        },
-        "apply": {
-            "class_type": "CNPP_Apply",
-            "inputs": {
-                "positive": ["text", 0], "negative": ["text", 0], "control_net": ["demo", 3],
-                "image": ["canny", 0], "strength": 1.0, "start_percent": 0.0, "end_percent": 0.6,
-            },
-        },
-        "energy": {"class_type": "CNPP_ResidualEnergy", "inputs": {"model": ["demo", 0]}},
-        "empty": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 128, "height": 128, "batch_size": 1},
-        },
-        "sampler": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["energy", 0], "positive": ["apply", 0], "negative": ["apply", 1],
-                "latent_image": ["empty", 0], "seed": 1, "steps": 10, "cfg": 3.0, "denoise": 1.0,
-                "sampler_name": "euler", "scheduler": "normal",
-            },
-        },
-        "plot": {
-            "class_type": "CNPP_ResidualEnergyPlot",
-            "inputs": {"energy": ["energy", 1], "latent": ["sampler", 0], "limit": limit},
-        },
-    }  # fmt: skip
+def energy_graph(limit):
+    graph = demo_graph(steps=10)
+    graph["apply"]["inputs"]["end_percent"] = 0.6
+    graph["energy"] = node("CNPP_ResidualEnergy", model=["demo", 0])
+    graph["sampler"]["inputs"]["model"] = ["energy", 0]
+    plot = {"energy": ["energy", 1], "latent": ["sampler", 0], "limit": limit}
+    graph["plot"] = node("CNPP_ResidualEnergyPlot", **plot)
+    return graph
 
 
 def test_a_plot_behind_a_sampler_that_was_cached_shows_the_last_run(host):
-    first = host.run(graph(0.0))["plot"]
-    again = host.run(graph(0.5), keep_cache=True)["plot"]
+    first = host.run(energy_graph(0.0))["plot"]
+    again = host.run(energy_graph(0.5), keep_cache=True)["plot"]
     assert first["text"] == again["text"]
     assert first["text"][0].startswith("|residual| / |feature|, mean over 10 steps")
     assert first["images"][0]["type"] == "temp"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from controlnet_pp.tests.host.graphs import node
 from PIL import Image
 
 NODE = "CNPP_PickMostConsistent"
@@ -172,27 +173,18 @@ def test_latents_of_other_pictures_are_refused(host):
 def test_without_latents_only_who_takes_them_is_stopped(host):
     """The output without its input: an error on the node that takes it, in words."""
     Image.new("RGB", (64, 64), "navy").save(host.folder / "input" / "pick.png")
-    canny = {"mode": "ControlNet++", "low": 100, "high": 200, "resolution": 0}
     graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "pick.png"}},
-        "2": {"class_type": "CNPP_Canny", "inputs": {"image": ["1", 0], **canny}},
-        "3": {
-            "class_type": NODE,
-            "inputs": {
-                "images": ["1", 0],
-                "condition": ["2", 0],
-                "kind": CANNY,
-                "tolerance": 0,
-                "count": 1,
-            },
-        },
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "1": node("LoadImage", image="pick.png"),
+        "2": node(
+            "CNPP_Canny", image=["1", 0], mode="ControlNet++", low=100, high=200, resolution=0
+        ),
+        "3": node(NODE, images=["1", 0], condition=["2", 0], kind=CANNY, tolerance=0, count=1),
+        "4": node("PreviewImage", images=["3", 0]),
     }
     outputs = host.run(graph)
     assert outputs["3"]["text"][0].startswith("Edge F1")
     assert len(outputs["3"]["images"]) == len(outputs["4"]["images"]) == 1
-    graph["5"] = {"class_type": "SaveLatent"}
-    graph["5"]["inputs"] = {"samples": ["3", 1], "filename_prefix": "picked"}
+    graph["5"] = node("SaveLatent", samples=["3", 1], filename_prefix="picked")
     sent, server = [], host._executor.server
     before, server.send_sync = server.send_sync, lambda event, data, *_: sent.append((event, data))
     try:

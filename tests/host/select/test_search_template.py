@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+from controlnet_pp.tests.host.graphs import Graph, checked, node_of, saved, shipped
 from PIL import Image
 
 
 @pytest.fixture
-def graph(repo: Path) -> dict[str, dict]:
-    file = repo / "workflows/api/consistency_search_demo.json"
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def node_of(graph: dict[str, dict], kind: str) -> str:
-    (found,) = (key for key, node in graph.items() if node["class_type"] == kind)
-    return found
-
-
-def saved(host, outputs: dict, graph: dict) -> np.ndarray:
-    (entry,) = outputs[node_of(graph, "SaveImage")]["images"]
-    return np.asarray(Image.open(host.folder / "output" / entry["filename"]))
+def graph() -> Graph:
+    return shipped("consistency_search_demo")
 
 
 def test_the_best_picture_is_saved_checked_and_shown_with_its_table(host, graph):
@@ -38,13 +25,12 @@ def test_the_best_picture_is_saved_checked_and_shown_with_its_table(host, graph)
     check = outputs[node_of(graph, "CNPP_CycleConsistencyCheck")]["text"][0]
     assert check.split(": ")[1].splitlines()[0] == heading.split()[3]
     best, sheet = (Image.open(host.folder / "temp" / i["filename"]) for i in shown["images"])
-    assert (np.asarray(best) == saved(host, outputs, graph)).all()
+    assert (np.asarray(best) == saved(host, outputs, graph)[0]).all()
     assert sheet.width > 3 * 128
 
     search |= {"seeds": 1, "strengths": "0", "presets": ""}
     without = host.run(graph)
-    other = without[node_of(graph, "CNPP_CycleConsistencyCheck")]["text"][0]
-    assert float(check.split(": ")[1].split("%")[0]) > float(other.split(": ")[1].split("%")[0])
+    assert checked(outputs, graph) > checked(without, graph)
 
 
 def test_queued_again_after_another_run_it_gives_the_same_picture(host, graph):

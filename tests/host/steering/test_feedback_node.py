@@ -6,8 +6,9 @@ import logging
 
 import pytest
 import torch
+from controlnet_pp.tests.host.graphs import demo_graph, node
 from controlnet_pp.tests.host.harness import TINY, TINY_XL, apply, evaluations, picture, prompt
-from controlnet_pp.tests.host.steering.looped import CANNY, feedback, run
+from controlnet_pp.tests.host.steering.looped import CANNY, NODE, feedback, run
 
 PLOT = "CNPP_ConsistencyFeedbackPlot"
 EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}
@@ -155,57 +156,24 @@ def test_a_plot_after_a_run_without_a_step_in_the_window_says_so(host):
         host.call(PLOT, feedback=record, latent=EMPTY)
 
 
-def graph():
-    """The demo's model through both nodes, as a graph to POST."""
-    return {
-        "demo": {"class_type": "CNPP_DemoModel", "inputs": {"example": 3}},
-        "text": {
-            "class_type": "CLIPTextEncode",
-            "inputs": {"clip": ["demo", 1], "text": "red circle on a blue ground"},
-        },
-        "canny": {
-            "class_type": "CNPP_Canny",
-            "inputs": {"image": ["demo", 4], "mode": "ControlNet++", "low": 100, "high": 200,
-                       "resolution": 0},
-        },
-        "loop": {
-            "class_type": "CNPP_ConsistencyFeedback",
-            "inputs": {
-                "model": ["demo", 0], "control_net": ["demo", 3], "vae": ["demo", 2],
-                "condition": ["canny", 0], "annotator": ["canny", 1], "kind": CANNY, "tolerance": 1,
-                "target": 1.0, "gain": 0.4, "memory": 1.0, "min_factor": 0.0, "max_factor": 3.0,
-                "start_percent": 0.0, "end_percent": 1.0, "every": 2,
-            },
-        },
-        "apply": {
-            "class_type": "CNPP_Apply",
-            "inputs": {
-                "positive": ["text", 0], "negative": ["text", 0], "control_net": ["loop", 1],
-                "image": ["canny", 0], "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0,
-            },
-        },
-        "empty": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 128, "height": 128, "batch_size": 2},
-        },
-        "sampler": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["loop", 0], "positive": ["apply", 0], "negative": ["apply", 1],
-                "latent_image": ["empty", 0], "seed": 1, "steps": 6, "cfg": 3.0, "denoise": 1.0,
-                "sampler_name": "euler", "scheduler": "normal",
-            },
-        },
-        "plot": {
-            "class_type": PLOT,
-            "inputs": {"feedback": ["loop", 2], "latent": ["sampler", 0]},
-        },
-    }  # fmt: skip
+def feedback_graph():
+    """The demo's model through both nodes."""
+    graph = demo_graph(steps=6, batch=2)
+    graph["loop"] = node(
+        NODE,
+        model=["demo", 0], control_net=["demo", 3], vae=["demo", 2], condition=["canny", 0],
+        annotator=["canny", 1], kind=CANNY, tolerance=1, target=1.0, gain=0.4, memory=1.0,
+        min_factor=0.0, max_factor=3.0, start_percent=0.0, end_percent=1.0, every=2,
+    )  # fmt: skip
+    graph["apply"]["inputs"]["control_net"] = ["loop", 1]
+    graph["sampler"]["inputs"]["model"] = ["loop", 0]
+    graph["plot"] = node(PLOT, feedback=["loop", 2], latent=["sampler", 0])
+    return graph
 
 
 def test_a_graph_with_both_nodes_runs_and_again_the_same(host):
-    first = host.run(graph())["plot"]
-    again = host.run(graph())["plot"]
+    first = host.run(feedback_graph())["plot"]
+    again = host.run(feedback_graph())["plot"]
     assert first["text"] == again["text"]
     assert first["text"][0].startswith("Edge F1 (within 1 pixel): looked 3 times, steps 1 to 5")
     assert first["images"][0]["type"] == "temp"
