@@ -11,16 +11,8 @@ import inspect
 import pytest
 import torch
 from controlnet_pp.tests.host.control.shaping import embedded_hints, fitted, in_area, masked, mode
-from controlnet_pp.tests.host.harness import (
-    TINY,
-    TINY_SD15,
-    TINY_XL,
-    apply,
-    captured,
-    evaluations,
-    picture,
-    prompt,
-)
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, picture, prompt
+from controlnet_pp.tests.host.residuals import captured, evaluations
 
 # 1. The network of another family gives a matrix size inside KSampler (ComfyUI 7556, 6763, 8463).
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from controlnet_pp.tests.host.harness import TINY, Host, apply, evaluations
+from controlnet_pp.tests.host.harness import TINY, Host, apply
+from controlnet_pp.tests.host.residuals import evaluations
 from torch import Tensor
 
 CLOSE = 2e-4  # a factor applied in another order, or rows computed in a smaller batch

@@ -12,7 +12,8 @@ from controlnet_pp.tests.host.control.shaping import (
     left,
     masked,
 )
-from controlnet_pp.tests.host.harness import TINY, apply, captured, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, apply, picture, prompt
+from controlnet_pp.tests.host.residuals import captured
 
 
 def area_prompts(host, *areas):
@@ -75,7 +76,7 @@ def test_two_areas_embed_their_hints_once_each_and_not_at_every_step(host):
     ours, _ = host.pair(TINY)
     positive = [*area_prompts(host, (64, 128, 0, 0), (128, 64, 0, 64)), *prompt(TINY, 1)]
     with embedded_hints(ours.control_model) as hints:
-        for shaped in (ours, fitted(host, ours, follow_area=True)):
+        for shaped in (fitted(host, ours), fitted(host, ours, follow_area=True)):
             hints.clear()
             host.sample(host.model(TINY), *apply(host, shaped, positive=positive), steps=5)
             sizes = sorted(tuple(hint.shape[-2:]) for hint in hints)

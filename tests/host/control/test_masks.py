@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from controlnet_pp.tests.host.control.shaping import CLOSE, left, masked, sampled
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, apply, captured, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, apply, prompt
+from controlnet_pp.tests.host.residuals import captured
 
 
 def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_is_no_control(host):

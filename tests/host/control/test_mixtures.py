@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 from controlnet_pp.tests.host.control.shaping import block_scales, mode, percent, schedule
-from controlnet_pp.tests.host.harness import TINY, apply, edited, picture
+from controlnet_pp.tests.host.harness import TINY, apply, picture
+from controlnet_pp.tests.host.residuals import edited
 
 CLOSE = 5e-4
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from controlnet_pp.tests.host.control.shaping import CLOSE, mode, sampled, schedule
-from controlnet_pp.tests.host.harness import TINY, apply, edited, evaluations, prompt
+from controlnet_pp.tests.host.harness import TINY, apply, prompt
+from controlnet_pp.tests.host.residuals import edited, evaluations
 
 
 def by_side(cond, uncond):

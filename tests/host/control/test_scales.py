@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from controlnet_pp.tests.host.control.shaping import block_scales, control_in
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, edited, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, prompt
+from controlnet_pp.tests.host.residuals import edited
 
 
 def only(block):

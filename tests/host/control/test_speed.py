@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from controlnet_pp.tests.host.control.shaping import block_scales, counted, embedded_hints, speed
-from controlnet_pp.tests.host.harness import TINY, apply, captured, edited, evaluations
+from controlnet_pp.tests.host.harness import TINY, apply
+from controlnet_pp.tests.host.residuals import captured, edited, evaluations
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,11 @@ def test_a_drift_bound_computes_when_the_input_has_changed(host):
 
 def test_a_hint_is_embedded_once_a_sampling(host):
     ours, _ = host.pair(TINY)
+    shaped = speed(host, ours)
     with embedded_hints(ours.control_model) as hints:
-        counted(host, ours, steps=6)
+        counted(host, shaped, steps=6)
         assert len(hints) == 1
-        counted(host, ours, steps=3)
+        counted(host, shaped, steps=3)
         assert len(hints) == 2, "a new sampling embeds it anew"
 
 

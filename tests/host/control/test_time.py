@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from controlnet_pp.tests.host.control.shaping import CLOSE, percent, sampled, schedule
-from controlnet_pp.tests.host.harness import TINY, apply, edited, evaluations
+from controlnet_pp.tests.host.harness import TINY, apply
+from controlnet_pp.tests.host.residuals import edited, evaluations
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "uni_pc"])

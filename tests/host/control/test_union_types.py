@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.tests.host.harness import TINY, apply, evaluations, picture, randomise
+from controlnet_pp.tests.host.harness import TINY, apply, picture, randomise
+from controlnet_pp.tests.host.residuals import evaluations
 from safetensors.torch import save_file
 
 CLOSE = 2e-4
@@ -152,8 +153,8 @@ def test_weight_zero_everywhere_is_no_control(host):
 def test_the_given_control_keeps_its_types(host):
     one = typed(host, loaded(host), CANNY)
     typed(host, one, DEPTH, 0.5, image=picture())
-    assert one.inner.extra_args["control_type"] == [CANNY]
-    assert "control_type" not in loaded(host).inner.extra_args
+    assert one.extra_args["control_type"] == [CANNY]
+    assert "control_type" not in loaded(host).extra_args
 
 
 def test_a_type_that_the_file_lacks_is_refused_by_name(host):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from controlnet_pp.tests.host.control import foreign
 from controlnet_pp.tests.host.control.foreign import of_host
-from controlnet_pp.tests.host.harness import TINY, apply, edited, evaluations
+from controlnet_pp.tests.host.harness import TINY, apply
+from controlnet_pp.tests.host.residuals import edited, evaluations
 from controlnet_pp.tests.host.steering.looped import by_content, feedback, run
 
 

@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 from controlnet_pp.tests.host.graphs import demo_graph, node
-from controlnet_pp.tests.host.harness import TINY, TINY_XL, apply, evaluations, picture, prompt
+from controlnet_pp.tests.host.harness import TINY, TINY_XL, apply, picture, prompt
+from controlnet_pp.tests.host.residuals import evaluations
 from controlnet_pp.tests.host.steering.looped import CANNY, NODE, feedback, run
 
 PLOT = "CNPP_ConsistencyFeedbackPlot"
