@@ -30,18 +30,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least two numbers."""
+        """Median and quartiles of at least two numbers."""
         low, _, high = quantiles(values, n=4)
         return cls(median(values), low, high, len(values))
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain numbers."""
+        """Plain numbers for JSON; `count` under the name "pairs"."""
         return {"median": self.median, "quartiles": [self.low, self.high], "pairs": self.count}
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Seconds per call, pair by pair."""
+class PairedTimes:
+    """Seconds per call of two implementations, pair by pair."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
@@ -61,7 +61,7 @@ class Comparison:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain numbers."""
+        """Plain numbers for JSON: the ratio's spread, and all seconds."""
         ratio = Spread.of(self.ratios)
         return {
             "ratio": {"median": ratio.median, "quartiles": [ratio.low, ratio.high]},
@@ -69,10 +69,10 @@ class Comparison:
         }
 
 
-def compare(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 11) -> Comparison:
+def compare(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 11) -> PairedTimes:
     """Time both `pairs` times (at least 2), in turns of changing order, after one call each."""
     times = interleaved({"ours": ours, "theirs": theirs}, pairs)
-    return Comparison(times["ours"], times["theirs"])
+    return PairedTimes(times["ours"], times["theirs"])
 
 
 def interleaved(runs: Mapping[str, Callable[[], Any]], turns: int) -> Times:
@@ -115,7 +115,7 @@ def merge(name: str, results: Mapping[str, Any]) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on."""
+    """The machine that was measured on: Python, torch, threads, processor."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -52,7 +52,7 @@ def child(arguments: Sequence[str]) -> None:
 
 
 def write_file(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """A safetensors file that has reached the disk."""
+    """Write tensors of any shape (...) to a safetensors file, down to the disk itself."""
     from safetensors.torch import save_file
 
     save_file(weights, path)

@@ -91,7 +91,7 @@ class Rig:
         return Outcome(self.judge.judge(torch.cat(parts)), seconds)
 
     def best(self, way: Way, start: int) -> Tensor:
-        """The best candidate of each condition of the batch that begins at ``start``."""
+        """The best candidate (B, 3, S, S) of each condition of the batch beginning at ``start``."""
         part = slice(start, start + CHUNK)
         drawn = [self.draw(way, part, start + NEXT_CANDIDATE * i) for i in range(way.candidates)]
         if len(drawn) == 1:
@@ -101,7 +101,7 @@ class Rig:
         return torch.stack(drawn)[scores.argmax(0), rows]
 
     def draw(self, way: Way, part: slice, seed: int) -> Tensor:
-        """One picture for each condition of a part."""
+        """One picture for each condition of a part: (B, 3, S, S) in 0..1."""
         guidance = loop = None
         if way.guidance is not None and way.by_edges:
             edges = Reward.of(
@@ -124,7 +124,7 @@ class Rig:
         )
 
     def scores(self, images: Tensor, part: slice) -> tuple[float, ...]:
-        """mIoU of the segmenter's classes with the wanted ones, as the check gives it."""
+        """mIoU of the segmenter's classes in pictures (B, 3, S, S) with the wanted ones."""
         annotate = self.segmenter.annotate
         return check_consistency(images, self.wanted[part], annotate, SEGMENTS).per_image
 
@@ -144,7 +144,7 @@ class Rig:
         return {name: float(self._found(images).mean()) for name, images in pictures.items()}
 
     def draw_x0(self, schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Tensor:
-        """What the model believes the picture to be, decoded."""
+        """The one-step x0 of latents (B, 4, H, W) at t (B,), decoded: (B, 3, 8H, 8W) in 0..1."""
         tokens = torch.tensor([tokenize(caption) for caption in self.batch.captions])
         parts = []
         for rows in torch.arange(len(x)).split(CHUNK):

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..annotators.annotator import Annotator
 from ..annotators.canny import canny_cv2
 from ..annotators.depth import DPTHybrid
 from ..annotators.lineart import LineArt
@@ -30,7 +31,7 @@ from ..annotators.mlsd import MLSD
 from ..annotators.openpose import OpenPoseBody, draw_poses
 from ..annotators.scribble import scribble_hed
 from ..annotators.softedge import HED
-from ._pairs import Comparison, compare, machine, merge
+from ._pairs import PairedTimes, compare, machine, merge
 
 ALLOWED = 1.05  # our time over theirs
 BATCHES = (1, 8)
@@ -44,23 +45,22 @@ NEEDS = {  # for their detector; by the module that is missing
 
 Pixels = np.ndarray  # uint8 (H, W, 3)
 Detector = Callable[[Pixels], Pixels]
-Ours = Callable[[Tensor], Tensor]  # (B, 3, H, W) -> (B, 1 or 3, H, W)
 
 
-def canny(_size: int) -> tuple[Ours, Detector]:
-    """Canny as OpenCV has it."""
+def canny(_size: int) -> tuple[Annotator, Detector]:
+    """Canny by OpenCV in both; what differs is the way there and back."""
     detector = aux("canny").CannyDetector()
     return canny_cv2, lambda image: detector(image, output_type="np", **at(_size))
 
 
-def softedge(size: int) -> tuple[Ours, Detector]:
-    """HED."""
+def softedge(size: int) -> tuple[Annotator, Detector]:
+    """HED with the same weights in both."""
     network, detector = hed()
     return network.annotate, lambda image: detector(image, output_type="np", **at(size))
 
 
-def scribble(size: int) -> tuple[Ours, Detector]:
-    """HED, thinned and thickened."""
+def scribble(size: int) -> tuple[Annotator, Detector]:
+    """HED's edges, thinned and drawn again with a thick pen."""
     network, detector = hed()
     return (
         lambda images: scribble_hed(network, images),
@@ -68,8 +68,8 @@ def scribble(size: int) -> tuple[Ours, Detector]:
     )
 
 
-def lineart(size: int) -> tuple[Ours, Detector]:
-    """The line drawing."""
+def lineart(size: int) -> tuple[Annotator, Detector]:
+    """The generator of line drawings with the same weights in both."""
     network = LineArt().eval()
     module = aux("lineart")
     generator = twin(module.Generator(3, 1, 3), network)
@@ -77,15 +77,15 @@ def lineart(size: int) -> tuple[Ours, Detector]:
     return network.annotate, lambda image: detector(image, output_type="np", **at(size))
 
 
-def mlsd(size: int) -> tuple[Ours, Detector]:
-    """Straight lines."""
+def mlsd(size: int) -> tuple[Annotator, Detector]:
+    """M-LSD large with the same weights in both."""
     network = MLSD().eval()
     module = aux("mlsd")
     detector = module.MLSDdetector(twin(module.MobileV2_MLSD_Large(), network))
     return network.annotate, lambda image: detector(image, output_type="np", **at(size))
 
 
-def pose(_size: int) -> tuple[Ours, Detector]:
+def pose(_size: int) -> tuple[Annotator, Detector]:
     """Bodies, from the picture to the persons; with these weights nobody is found."""
     network = OpenPoseBody().eval()
     drawing = aux("open_pose.util")  # first: the other one imports it, and it the other one
@@ -112,7 +112,7 @@ def pose(_size: int) -> tuple[Ours, Detector]:
     return ours, theirs
 
 
-def depth(size: int) -> tuple[Ours, Detector]:
+def depth(size: int) -> tuple[Annotator, Detector]:
     """MiDaS; theirs needs torchvision and timm, as under ComfyUI's own Python."""
     midas = aux("midas")
     module = aux("midas.midas.dpt_depth")
@@ -174,8 +174,8 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 def measure(
-    ours: Ours, theirs: Detector, size: int, batch: int, pairs: int | None
-) -> tuple[Comparison, float]:
+    ours: Annotator, theirs: Detector, size: int, batch: int, pairs: int | None
+) -> tuple[PairedTimes, float]:
     """The times, and the share of pixels in which the results differ."""
     images = pictures(batch, size).movedim(1, -1).contiguous()
 
@@ -208,7 +208,7 @@ def pictures(batch: int, size: int) -> Tensor:
 
 
 def hed() -> tuple[HED, Any]:
-    """Ours, and their detector with the same weights."""
+    """Our annotator, and their detector with the same weights."""
     network = HED().eval()
     module = aux("hed")
     return network, module.HEDdetector(twin(module.ControlNetHED_Apache2(), network))

@@ -114,7 +114,7 @@ def neutral(stand: Stand) -> dict[str, Figure]:
 
 
 def cond_rows(stand: Stand) -> dict[str, Figure]:
-    """Half the rows."""
+    """Control in the cond rows only, which is half of the rows."""
     shape = ControlShape(rows=CONTROL_MODES[adherence.COND_ROWS])
     return {"cond_rows": stand.pair(stand.our_call(shape), stand.their_call())}
 

@@ -64,6 +64,6 @@ def as_diffusers(net: ControlNet) -> ControlNetModel:
 
 
 def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """The largest max-abs difference of a residual, over that residual's largest value."""
+    """The largest max-abs difference of a residual (B, C, H, W), over its largest value."""
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)

@@ -18,7 +18,7 @@ DOWNSCALE = 8
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions of SiLU; the identity before training."""
+    """x (B, width, H, W) + two 3x3 convolutions of SiLU; the identity before training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,14 +68,16 @@ class Autoencoder(nn.Module):
         self.register_buffer("std", torch.ones(1, 4, 1, 1))
 
     def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, 3, 8H, 8W) in -1..1 -> latents (B, 4, H, W)."""
         return (self.encoder(image) - self.mean) / (self.std * LATENT_SCALE)
 
     def decode(self, latent: Tensor) -> Tensor:
+        """Latents (B, 4, H, W) -> pictures (B, 3, 8H, 8W), about -1..1, not clipped."""
         return self.decoder(latent * (self.std * LATENT_SCALE) + self.mean)
 
     @torch.no_grad()
     def normalise(self, images: Tensor) -> None:
-        """Give the latents of these pictures mean 0 and the promised deviation."""
+        """Give the latents of pictures (B, 3, 8H, 8W) in -1..1 mean 0 and deviation 1 / 0.18215."""
         std, mean = torch.std_mean(self.encoder(images), dim=(0, 2, 3), keepdim=True)
         self.mean.copy_(mean)
         self.std.copy_(std)

@@ -29,7 +29,7 @@ CONFIG = NetworkConfig(
     context_dim=WIDTH,
 )
 
-Network = TypeVar("Network", bound=nn.Module)
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def load_demo(folder: Path = WEIGHTS) -> DemoModel:
 
 
 def load_segmenter(folder: Path = WEIGHTS) -> Segmenter:
-    """The annotator of the shapes world."""
+    """The annotator of the shapes world; ValueError as for `load_demo`."""
     return load_part("segmenter", Segmenter(), folder)
 
 
-def load_part(name: str, network: Network, folder: Path = WEIGHTS) -> Network:
+def load_part(name: str, network: Part, folder: Path = WEIGHTS) -> Part:
     """The network with the weights of one part, stored in float16 and used in float32."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
@@ -76,6 +76,6 @@ def load_part(name: str, network: Network, folder: Path = WEIGHTS) -> Network:
 
 
 def save_part(name: str, state_dict: Mapping[str, Tensor], folder: Path = WEIGHTS) -> None:
-    """Write the weights of one part in float16."""
+    """Write the weights of one part, tensors of any shape (...), in float16."""
     half = {key: value.to(torch.float16).contiguous() for key, value in state_dict.items()}
     save_file(half, folder / f"{name}.safetensors")

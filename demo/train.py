@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
 from ..cnpp_core.training.initialise import zero_last_layers
 from ..cnpp_core.training.losses import diffusion_loss, drop_text
-from ..cnpp_core.training.trainer import Trainer, TrainSettings
+from ..cnpp_core.training.trainer import Objective, Trainer, TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
 from .model import CONFIG, WEIGHTS, load_part, save_part
 from .segmenter import Segmenter
@@ -29,7 +29,7 @@ from .world import TRAIN_SEED, load_batch
 
 log = logging.getLogger(__name__)
 
-Network = TypeVar("Network", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 SCENES = 8000
 TEXT_DROPOUT = 0.1
@@ -247,9 +247,7 @@ def _train_denoiser(
         save_part(name, network.state_dict(), out)
 
 
-def _train(
-    module: Network, settings: TrainSettings, loss: Callable[[torch.Generator], Tensor]
-) -> Network:
+def _train(module: Module, settings: TrainSettings, objective: Objective) -> Module:
     trainer, began = Trainer(module, settings), time.perf_counter()
     recent: list[float] = []
 
@@ -260,8 +258,8 @@ def _train(
             log.info("step %d of %d, loss %.4f, %.1f min", step, settings.steps, mean, minutes)
             recent.clear()
 
-    trainer.run(loss, on_step)
-    return cast(Network, trainer.averaged)
+    trainer.run(objective, on_step)
+    return cast(Module, trainer.averaged)
 
 
 @torch.no_grad()
@@ -275,7 +273,7 @@ def _to_model(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _channels_last(module: Network) -> Network:
+def _channels_last(module: Module) -> Module:
     """The layout in which a CPU convolves fastest; pictures come in it too (`_turned`)."""
     return nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
 

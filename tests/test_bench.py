@@ -12,7 +12,7 @@ import pytest
 import torch
 from controlnet_pp.bench import _pairs, adherence, control
 from controlnet_pp.bench._host import Counted, randomise, truncated
-from controlnet_pp.bench._pairs import Comparison, Spread, interleaved, merge
+from controlnet_pp.bench._pairs import PairedTimes, Spread, interleaved, merge
 from controlnet_pp.bench.adherence import COND_ROWS, NEUTRAL, Adherence, Setting
 from controlnet_pp.cnpp_core.control.reuse import ReusePolicy
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
@@ -53,7 +53,7 @@ def test_every_turn_begins_with_the_next_one():
 
 
 def test_a_comparison_is_above_one_where_ours_is_faster():
-    assert Comparison((1.0, 2.0), (2.0, 3.0)).ratios == (2.0, 1.5)
+    assert PairedTimes((1.0, 2.0), (2.0, 3.0)).ratios == (2.0, 1.5)
 
 
 def test_a_spread_is_the_median_and_the_middle_half():

@@ -13,7 +13,7 @@ from .shape import GROUP, control_input, control_output
 
 
 class ControlSpeedNode(io.ComfyNode):
-    """Control Speed: reuse, lazy computing, and switches that need a ControlNet for SD1.5 to SDXL."""
+    """Control Speed: reuse, lazy computing; the switches need a ControlNet for SD1.5 to SDXL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
