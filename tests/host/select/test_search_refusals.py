@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from controlnet_pp.tests.host.harness import TINY, TINY_XL, picture, prompt
-
-NODE = "CNPP_ConsistencySearch"
-CANNY = "canny (ControlNet++)"
+from controlnet_pp.tests.host.select.searched import NODE, SETTINGS
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def search(host, monkeypatch):
 
     monkeypatch.setattr(comfy.sample, "sample", sampled)
     vae = host.call("CNPP_DemoModel", example=4)[2]
-    inputs = {
+    inputs = SETTINGS | {
         "model": host.model(TINY),
         "positive": prompt(TINY, 1),
         "negative": prompt(TINY, 2),
@@ -28,19 +26,9 @@ def search(host, monkeypatch):
         "condition": edges(128, 128),
         "latent_image": {"samples": torch.zeros(1, 4, 16, 16)},
         "vae": vae,
-        "seed": 5,
-        "seeds": 2,
-        "steps": 3,
-        "cfg": 3.0,
         "sampler_name": "euler",
         "scheduler": "normal",
-        "denoise": 1.0,
         "strengths": "0.5, 1",
-        "presets": "",
-        "start_percent": 0.0,
-        "end_percent": 1.0,
-        "kind": CANNY,
-        "tolerance": 1,
         "max_trials": 24,
     }
     return lambda **changes: host.call(NODE, **inputs | changes)
