@@ -1,5 +1,7 @@
 """Mounts the checkout as the package `controlnet_pp`, whatever its folder is called.
 
+What tests share is imported from there too: `from controlnet_pp.tests.host.harness import Host`.
+
 Host tests (everything in tests/host, or marked `host`) are skipped, with the reason, where there is
 no ComfyUI or where this Python can't run it.
 """
@@ -10,7 +12,6 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,19 +19,20 @@ ROOT = Path(__file__).resolve().parent.parent
 ALIAS = "controlnet_pp"
 
 
-def _load(name: str, file: Path, **where) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, file, **where)
+def _mount() -> None:
+    spec = importlib.util.spec_from_file_location(
+        ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before exec: the module may import from itself
+    sys.modules[ALIAS] = module  # before exec: the module may import from itself
     spec.loader.exec_module(module)
-    return module
 
 
 if ALIAS not in sys.modules:
-    _load(ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-comfy_host = sys.modules.get("comfy_host") or _load("comfy_host", ROOT / "tests" / "comfy_host.py")
+    _mount()
+comfy_host = importlib.import_module(f"{ALIAS}.tests.comfy_host")
 
 
 def pytest_configure() -> None:

@@ -1,8 +1,7 @@
 """ControlNet and UNet against diffusers with the same random weights, and against the papers."""
 
-import importlib.util
+import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,7 @@ from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
 
 pytest.importorskip("diffusers", reason="diffusers is the oracle of these tests")
-spec = importlib.util.spec_from_file_location(
-    "diffusers_oracle", Path(__file__).with_name("diffusers_oracle.py")
-)
-oracle = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(oracle)
+oracle = importlib.import_module("controlnet_pp.tests.network.diffusers_oracle")
 
 TINY = NetworkConfig(
     model_channels=32,
