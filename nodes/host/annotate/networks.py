@@ -27,8 +27,9 @@ LONG_BATCH = 16  # pictures in one forward: between two of them a run can show p
 # What a network holds at once, at most: some maps of 64 channels, or 150 classes three times.
 VALUES_PER_PIXEL = 512
 
-# By what they are: (class of the network, key of WEIGHTS or name of its folder).
+# By what they are: class of the network, key of its weights, name of a folder to use instead.
 _patchers: WeakValueDictionary[Hashable, ModelPatcher] = WeakValueDictionary()
+# What holds each as long as the host has it loaded, see `keep_while_loaded`.
 _ties: WeakKeyDictionary[ModelPatcher, finalize] = WeakKeyDictionary()
 
 
@@ -61,7 +62,10 @@ def in_chunks(
 
 
 def load(patchers: Sequence[ModelPatcher], image: Tensor) -> None:
-    """Have the host move the models to their device, with room for as much of the batch."""
+    """Have the host move the models to their device, with room to run them on (B, 3, H, W).
+
+    At most LONG_BATCH pictures count, for more never run at once.
+    """
     if not patchers:
         return
     rows = min(len(image), LONG_BATCH)
@@ -98,8 +102,8 @@ def keep_while_loaded(patchers: Sequence[ModelPatcher]) -> None:
 def opened(network: Network, download: bool = False, folder: str = "") -> ModelPatcher:
     """A network with its published weights, or with those in a folder of ours, read once.
 
-    Raises FileNotFoundError, which says how to get the file, unless `download` fetches it; ValueError
-    for a folder that is not there.
+    Raises FileNotFoundError, which says how to get the file, unless `download` fetches it;
+    ValueError for a folder that is not there.
     """
 
     def read(dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -113,7 +117,7 @@ def opened(network: Network, download: bool = False, folder: str = "") -> ModelP
 def once(key: Hashable, read: Callable[[torch.dtype, torch.device], nn.Module]) -> ModelPatcher:
     """The model that `read` gives, or gave when it was last asked for under this key.
 
-    key: class of the network, and the weights' key or the name of their folder.
+    key: what no other network is called, see `_patchers`.
     """
     patcher = _patchers.get(key)
     if patcher is None:
