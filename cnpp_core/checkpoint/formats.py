@@ -38,7 +38,7 @@ HARMLESS = re.compile(
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundControlNet:
     """A ControlNet in a file: its tensors without prefix, still in the file's own layout."""
 
     state_dict: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Found:
     ignored: tuple[str, ...]  # harmless extras
 
 
-def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
+def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> FoundControlNet:
     """Find the ControlNet among the tensors of the file ``name``.
 
     Raises ValueError saying what it holds instead and which node or folder takes it.
@@ -77,7 +77,7 @@ def find_controlnet(tensors: Mapping[str, Tensor], name: str) -> Found:
     if unknown:
         what = f"has {len(unknown)} tensors beside its ControlNet that nothing here uses"
         raise refusal(name, f"{what} ({some(unknown)})", OTHER_PACK)
-    return Found(
+    return FoundControlNet(
         state_dict={key: value for key, value in kept.items() if key not in marks},
         layout=layout,
         prefix=prefix,

@@ -19,7 +19,7 @@ from .formats import (
     ORIGINAL,
     OTHER_PACK,
     WHOLE,
-    Found,
+    FoundControlNet,
     find_controlnet,
     split_part,
 )
@@ -127,7 +127,7 @@ def load_controlnet_file(
 
 
 def bytes_by_dtype(state_dict: Mapping[str, Tensor]) -> dict[torch.dtype, int]:
-    """Bytes of storage per dtype, the largest first."""
+    """Bytes that the tensors are stored in, per dtype, the largest first."""
     count: Counter[torch.dtype] = Counter()
     for tensor in state_dict.values():
         count[tensor.dtype] += tensor.numel() * tensor.element_size()
@@ -189,7 +189,7 @@ def _add_unet(
     return complete
 
 
-def _format(found: Found, config: NetworkConfig) -> str:
+def _format(found: FoundControlNet, config: NetworkConfig) -> str:
     if found.difference:
         return "difference"
     if config.union_types is not None:

@@ -36,23 +36,30 @@ class Loss(Protocol):
 def mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of (B, C, H, W) per picture, (B,); NaN where the mask is empty.
 
-    mean((found - wanted)^2)
+        mean((found - wanted)^2)
+
+    wanted: batch B or 1; mask: (B or 1, 1, H, W).
     """
     found, wanted = as_pair(found, wanted, "a map")
     return masked_mean((found - wanted) ** 2, inside(mask, found))
 
 
 def relative_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mse` of depth maps (B, 1, H, W) of any unit, each divided by its own maximum, (B,).
+    """`mse` of depth maps (B, 1, H, W), each divided by its own maximum, per picture, (B,).
 
-    mean((found / max(found) - wanted / max(wanted))^2)
+        mean((found / max(found) - wanted / max(wanted))^2)
+
+    wanted: batch B or 1; mask: (B or 1, 1, H, W). Units don't matter, offsets do.
     """
     found, wanted = (x / x.amax((1, 2, 3), keepdim=True).clamp(min=1e-8) for x in (found, wanted))
     return mse(found, wanted, mask)
 
 
 def stretched_mse(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mse` of depth maps, each stretched to 0..1: as the check compares, whatever their ranges."""
+    """`mse` of depth maps (B, 1, H, W), each stretched to 0..1, per picture, (B,).
+
+    As the check compares them, whatever their ranges.
+    """
     return mse(stretched(found), stretched(wanted), mask)
 
 

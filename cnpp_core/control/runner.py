@@ -48,7 +48,7 @@ class Request:
 
     @property
     def images(self) -> int:
-        """How many rows a chunk has."""
+        """How many rows a chunk has, one for each image that is sampled."""
         return self.x.shape[0] // len(self.chunks)
 
     @property
@@ -56,7 +56,7 @@ class Request:
         return self.x.shape[-2], self.x.shape[-1]
 
     def rows(self, tensor: Tensor, chunk: Chunk) -> Tensor:
-        """The rows of a chunk, out of a tensor that holds those of every chunk."""
+        """The rows of a chunk, out of a tensor (B, ...) that holds those of every chunk."""
         return tensor[chunk.index * self.images : (chunk.index + 1) * self.images]
 
 
@@ -92,10 +92,12 @@ class ControlRunner:
         evaluate: Evaluate,
         drift_input: Tensor | None = None,
     ) -> ControlResiduals:
-        """Shaped residuals for every row, zero for the rows that get no control.
+        """Shaped residuals (B, C, H, W) for every row, zero for the rows that get no control.
 
-        step: for the reuse of residuals, None to compute at once. drift_input: what drift is
-        measured on, the latents as the network gets them (default: the latents).
+        percent: of the sampling, asked only where something depends on it. step: from 0, for the
+        reuse of residuals; None to compute at once. evaluate: computes what is needed, if anything.
+        drift_input: what drift is measured on, the latents (B, C, H, W) as the network gets them
+        (default: those of the request).
         """
         scales = self.scales(request.chunks, percent)
         active, asked = request.chunks, None

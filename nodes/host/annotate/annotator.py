@@ -59,7 +59,10 @@ class NodeAnnotator:
         return torch.cat(self.run(self.ways.find, image))
 
     def run(self, function: Callable[[Tensor], Any], image: Tensor) -> list[Any]:
-        """What `function` gives for the batch, or for each part of it, at the size of the node."""
+        """What `function` gives for pictures (B, 3, H, W) in 0..1, at the size of the node.
+
+        One result for the whole batch, or one for each part of it that fits into memory.
+        """
         image = to_short_side(image, self.size.short_side(image))
         return in_chunks(function, image, self.patchers)
 
@@ -77,7 +80,10 @@ class NodeAnnotator:
         return self._through(self.ways.soft, image)
 
     def guidance_map(self, image: Tensor) -> Tensor:
-        """Like `soft`, to what guidance follows. The models must be in memory already."""
+        """(B, 3, H, W) in 0..1 to `Ways.guiding`, else `Ways.soft`; differentiable.
+
+        The models must be in memory already.
+        """
         return self._through(self.ways.guiding or self.ways.soft, image)
 
     def _through(self, function: Callable[[Tensor], Tensor] | None, image: Tensor) -> Tensor:
@@ -110,8 +116,8 @@ def annotator_of(
     """The annotator of a row of `annotators.kinds.KINDS`, its networks as models of the host.
 
     method: its name or label, the default one if empty. folder: name of one in models/annotators
-    to use instead of the published file. settings: as the method has them. Raises FileNotFoundError,
-    which says how to get a file, unless `download` fetches it.
+    to use instead of the published file. settings: as the method has them. Raises
+    FileNotFoundError, which says how to get a file, unless `download` fetches it.
     """
     found = KINDS[condition].method(method)
     patchers = tuple(opened(network, download, folder) for network in found.networks)

@@ -152,7 +152,7 @@ def build_vae(autoencoder: nn.Module) -> sd.VAE:
     params = {"ddconfig": tiny, "embed_dim": 4}
     weights = AutoencoderKL(**params).state_dict()
     vae = sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
-    vae.first_stage_model = Autoencoder(autoencoder).eval()
+    vae.first_stage_model = HostedAutoencoder(autoencoder).eval()
     vae.disable_offload = True  # plain layers: they don't cast weights on the fly
     vae.patcher = model_patcher.ModelPatcher(
         vae.first_stage_model,
@@ -165,8 +165,11 @@ def build_vae(autoencoder: nn.Module) -> sd.VAE:
     return vae
 
 
-class Autoencoder(nn.Module):
-    """Takes whatever options a version of the host passes on."""
+class HostedAutoencoder(nn.Module):
+    """An autoencoder of ours as the host's VAE calls it, with options that differ by version.
+
+    Pictures (B, 3, 8H, 8W) in -1..1 <-> latents (B, 4, H, W).
+    """
 
     autoencoder: Any  # has encode and decode, which nn.Module does not promise
 

@@ -92,7 +92,10 @@ class FeedbackRun:
         self._last: int | None = None
 
     def look(self, moment: Moment) -> Tensor:
-        """Score the picture as it would be now, and set the strength of what follows."""
+        """Score the picture as it would be now, and set the strength of what follows.
+
+        Returns x0 (B, C, H, W) as it came.
+        """
         # Some samplers call the model twice in a step.
         if moment.step == self._last or not self._loop.settings.window.acts(
             moment.percent, moment.step

@@ -115,7 +115,7 @@ class GuidedRun:
         self._warned = False
 
     def look(self, moment: Moment) -> Tensor:
-        """The x0 of the moment, corrected if this step is one of those that are."""
+        """The x0 (B, C, H, W) of the moment, corrected if this step is one of those that are."""
         if not self.acts(moment.step, moment.percent):
             return moment.x0
         return self.corrected(moment)
@@ -125,7 +125,7 @@ class GuidedRun:
         return self.guidance.settings.window.acts(percent, step)
 
     def corrected(self, moment: Moment) -> Tensor:
-        """x0 corrected, picture by picture, as many at a time as there is memory for."""
+        """x0 (B, C, H, W) corrected, as many pictures at a time as there is memory for."""
         x0 = moment.x0
         if self._parts is None:
             room = self.guidance.bytes_per_picture(x0.shape)

@@ -34,7 +34,7 @@ class Moment:
     kept: Kept | None = None
 
     def shown(self, x0: Tensor) -> Tensor:
-        """x0 as it will be seen: with what a latent noise mask keeps laid over it."""
+        """x0 (B, C, H, W) as it will be seen: with what a latent noise mask keeps laid over it."""
         return x0 if self.kept is None else self.kept.over(x0)
 
 
@@ -46,7 +46,7 @@ class Kept:
     mask: Tensor
 
     def over(self, x0: Tensor) -> Tensor:
-        """x0 where the mask is 1, the original where it is 0; differentiable."""
+        """x0 (B, C, H, W) where the mask is 1, the original where it is 0; differentiable."""
         return x0 * self.mask.to(x0) + (self.original * (1 - self.mask)).to(x0)
 
     def rows(self, start: int, stop: int) -> Kept:
@@ -64,7 +64,7 @@ class SteeredRun(Protocol):
     """One sampling under the eyes of a node."""
 
     def look(self, moment: Moment) -> Tensor:
-        """The x0 to go on with, the one of the moment or another."""
+        """The x0 (B, C, H, W) to go on with, the one of the moment or another."""
         ...
 
 
@@ -95,7 +95,10 @@ class ThroughRun(SteeredRun, Protocol):
         ...
 
     def look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor:
-        """x_t to the x0 to go on with. moment_of: asks the model, with a graph if there is one."""
+        """x_t (B, C, H, W) to the x0 to go on with.
+
+        moment_of: asks the model what it makes of an x_t, with a graph if x_t has one.
+        """
         ...
 
 

@@ -52,7 +52,7 @@ class FullGuidedRun(GuidedRun):
         self._guider = guider
 
     def look_through(self, x: Tensor, moment_of: Callable[[Tensor], Moment]) -> Tensor:
-        """x_t to the x0 to go on with; `moment_of` asks the model for that of an x_t."""
+        """x_t (B, C, H, W) to the x0 to go on with; `moment_of` asks the model for one."""
         corrected = unless_out_of_memory(partial(self._look_through, x, moment_of))
         if corrected is None:
             raise out_of_memory(

@@ -100,7 +100,7 @@ class X0Decoder:
             return self._decode(x0, model).clamp(0, 1)
 
     def differentiable(self, x0: Tensor, model: Any) -> Tensor:
-        """The same inside autograd, within `gradients_through`.
+        """`pictures` inside autograd, within `gradients_through`: (B, C, H, W) -> (B, 3, h, w).
 
         The clamp to 0..1 lets gradients pass, so that a pixel that is too bright can still darken.
         """
@@ -172,7 +172,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def sound_in_half(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function with the same gradients, also where float16 inside would lose small ones.
+    """A function of (B, ...) with the same gradients, where float16 inside would lose small ones.
 
     A mean over a picture has gradients of a millionth and less, which float16 rounds to zero. So
     what flows back in is stretched, picture by picture, and what comes out shrunk again.
