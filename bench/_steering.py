@@ -72,7 +72,7 @@ class Outcome:
         }
 
 
-class Rig:
+class Experiment:
     """The demo model, its segmenter, and the held-out conditions."""
 
     def __init__(self, count: int, segmenter: Segmenter | None = None) -> None:

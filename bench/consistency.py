@@ -22,7 +22,7 @@ from ..demo.model import WEIGHTS, load_part
 from ..demo.segmenter import Segmenter
 from ..demo.train import SCENES, train_segmenter
 from ._pairs import Spread, interleaved, merge
-from ._steering import STEPS, Outcome, Rig, Way
+from ._steering import STEPS, Experiment, Outcome, Way
 
 TURNS = 3
 TIMED = 8  # pictures per turn
@@ -46,14 +46,14 @@ WAYS = (
 )
 
 
-def table(rig: Rig) -> dict[str, Any]:
+def table(experiment: Experiment) -> dict[str, Any]:
     """Every way on all conditions, printed as it comes and as plain numbers."""
-    ceiling = rig.ceiling()
+    ceiling = experiment.ceiling()
     outcomes: dict[str, Outcome] = {}
     rows: dict[str, Any] = {"autoencoder alone": ceiling.as_dict()}
     print(f"  {'':<18}{'IoU':>8}{'F1':>8}{'colours':>9}{'removed':>9}{'s':>8}")
     for way in WAYS:
-        outcome = outcomes[way.name] = rig.outcome(way)
+        outcome = outcomes[way.name] = experiment.outcome(way)
         rows[way.name] = outcome.as_dict()
         removed = math.nan
         if CONTROL.name in outcomes and way != CONTROL:
@@ -65,11 +65,11 @@ def table(rig: Rig) -> dict[str, Any]:
     return rows
 
 
-def times(rig: Rig) -> dict[str, Any]:
+def times(experiment: Experiment) -> dict[str, Any]:
     """Seconds per picture of every way, as ratios to the ControlNet alone, turn by turn."""
 
     def drawing(way: Way) -> Callable[[], Tensor]:
-        return lambda: rig.best(way, 0)
+        return lambda: experiment.best(way, 0)
 
     measured = interleaved({way.name: drawing(way) for way in WAYS}, TURNS)
     ratios = {}
@@ -81,7 +81,7 @@ def times(rig: Rig) -> dict[str, Any]:
     return ratios
 
 
-def curves(rig: Rig) -> dict[str, Any]:
+def curves(experiment: Experiment) -> dict[str, Any]:
     """Adherence against the strength of control, and against strength and window of guidance."""
     windows = [(0.0, 1.0), (0.4, 1.0), (0.8, 1.0), (0.0, 0.9), (0.0, 0.5)]
     lines: dict[str, list[tuple[str, Way]]] = {
@@ -106,15 +106,15 @@ def curves(rig: Rig) -> dict[str, Any]:
     for line, ways in lines.items():
         print(f"  {line}")
         for title, way in ways:
-            known[way] = outcome = known[way] if way in known else rig.outcome(way)
+            known[way] = outcome = known[way] if way in known else experiment.outcome(way)
             results.setdefault(line, {})[title] = outcome.as_dict()
             _show(f"  {title}", outcome, math.nan)
     return results
 
 
-def edges(rig: Rig) -> dict[str, Any]:
+def edges(experiment: Experiment) -> dict[str, Any]:
     """Guidance by the very edges that the ControlNet gets, without a learned annotator."""
-    ceiling, before = rig.ceiling(), rig.outcome(CONTROL)
+    ceiling, before = experiment.ceiling(), experiment.outcome(CONTROL)
     _show(CONTROL.name, before, math.nan)
     results: dict[str, Any] = {CONTROL.name: before.as_dict()}
     late = SteeringWindow(0.4, 1.0, EVERY)
@@ -128,21 +128,21 @@ def edges(rig: Rig) -> dict[str, Any]:
         "every step": {"window": replace(GUIDANCE.window, every=1)},
     }
     for title, change in changes.items():
-        outcome = rig.outcome(replace(_guided(**change), by_edges=True))
+        outcome = experiment.outcome(replace(_guided(**change), by_edges=True))
         removed = outcome.removed(before, ceiling)
         results[title] = outcome.as_dict() | {"error_removed": removed}
         _show(title, outcome, removed)
     return results
 
 
-def reward(rig: Rig) -> dict[str, Any]:
+def reward(experiment: Experiment) -> dict[str, Any]:
     """How good the segmenter is, and what guidance by a badly trained one does."""
-    results = {"shipped": rig.reward_quality()}
-    before = rig.outcome(CONTROL)
-    results["shipped"]["foreground_iou"] = float(rig.outcome(GUIDED).judged.iou.mean())
+    results = {"shipped": experiment.reward_quality()}
+    before = experiment.outcome(CONTROL)
+    results["shipped"]["foreground_iou"] = float(experiment.outcome(GUIDED).judged.iou.mean())
     with tempfile.TemporaryDirectory() as folder:
         train_poor_segmenter(Path(folder))
-        poor = Rig(len(rig.hints), load_part("segmenter", Segmenter(), Path(folder)))
+        poor = Experiment(len(experiment.hints), load_part("segmenter", Segmenter(), Path(folder)))
     results["poor"] = poor.reward_quality()
     results["poor"]["foreground_iou"] = float(poor.outcome(GUIDED).judged.iou.mean())
     results["none"] = {"foreground_iou": float(before.judged.iou.mean())}
@@ -159,7 +159,7 @@ def train_poor_segmenter(folder: Path) -> None:
     train_segmenter(folder, scenes=SCENES // 100, speed_up=100)
 
 
-PARTS: dict[str, Callable[[Rig], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "table": table,
     "times": times,
     "curves": curves,
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] = ()) -> int:
     for name in options.only:
         count = {"table": options.count, "times": TIMED}.get(name, options.few)
         print(f"{name}: {count} held-out conditions, {STEPS} steps", flush=True)
-        results[name] = {"conditions": count, **PARTS[name](Rig(count))}
+        results[name] = {"conditions": count, **PARTS[name](Experiment(count))}
         print(f"  {merge('consistency', results)}", flush=True)
     return missed(results)
 

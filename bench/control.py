@@ -71,7 +71,7 @@ class Figure:
         return {**Spread.of(self.values).as_dict(), **self.details}
 
 
-class Stand:
+class Setup:
     """Everything that is timed at one size of the picture."""
 
     def __init__(self, bench: Workbench, size: int, pairs: int) -> None:
@@ -108,28 +108,28 @@ class Stand:
         return Figure(_ratios(times["ours"], times["theirs"]), _seconds(times))
 
 
-def neutral(stand: Stand) -> dict[str, Figure]:
+def neutral(setup: Setup) -> dict[str, Figure]:
     """Nothing shaped, nothing saved."""
-    return {"neutral": stand.pair(stand.our_call(ControlShape()), stand.their_call())}
+    return {"neutral": setup.pair(setup.our_call(ControlShape()), setup.their_call())}
 
 
-def cond_rows(stand: Stand) -> dict[str, Figure]:
+def cond_rows(setup: Setup) -> dict[str, Figure]:
     """Control in the cond rows only, which is half of the rows."""
     shape = ControlShape(rows=CONTROL_MODES[adherence.COND_ROWS])
-    return {"cond_rows": stand.pair(stand.our_call(shape), stand.their_call())}
+    return {"cond_rows": setup.pair(setup.our_call(shape), setup.their_call())}
 
 
-def first_four(stand: Stand) -> dict[str, Figure]:
+def first_four(setup: Setup) -> dict[str, Figure]:
     """The other blocks at scale 0, against a network of ComfyUI's that has no others."""
-    scales = [float(block < DEPTH) for block in range(stand.bench.config.blocks)]
+    scales = [float(block < DEPTH) for block in range(setup.bench.config.blocks)]
     shape = ControlShape(scales=BlockScales(tuple(scales)))
-    return {"first_four": stand.pair(stand.our_call(shape), stand.their_call(DEPTH))}
+    return {"first_four": setup.pair(setup.our_call(shape), setup.their_call(DEPTH))}
 
 
-def reuse(stand: Stand) -> dict[str, Figure]:
+def reuse(setup: Setup) -> dict[str, Figure]:
     """Residuals of an earlier step, over a whole sampling."""
-    calls = stand.sparing_calls(adherence.REPORTED["reuse4"])
-    times = interleaved({**calls, "theirs": stand.their_call()}, stand.pairs)
+    calls = setup.sparing_calls(adherence.REPORTED["reuse4"])
+    times = interleaved({**calls, "theirs": setup.their_call()}, setup.pairs)
     figures = {}
     for name in ("reuse2", "reuse4"):
         counted = count(adherence.REPORTED[name])
@@ -138,16 +138,16 @@ def reuse(stand: Stand) -> dict[str, Figure]:
     return figures
 
 
-def overhead(stand: Stand) -> dict[str, Figure]:
+def overhead(setup: Setup) -> dict[str, Figure]:
     """What control adds to the UNet's time, the sums inside the UNet included."""
-    requests, setting = stand.requests, adherence.RECOMMENDED
+    requests, setting = setup.requests, adherence.RECOMMENDED
     runs = {
-        "neutral": stand.our_call(ControlShape()),
-        **stand.sparing_calls(setting),
+        "neutral": setup.our_call(ControlShape()),
+        **setup.sparing_calls(setting),
         "adding": requests.adding(),
         "unet": requests.unet,
     }
-    times = interleaved(runs, stand.pairs)
+    times = interleaved(runs, setup.pairs)
     adding = _ratios(times["adding"], times["unet"])
     whole = _ratios(times["neutral"], times["unet"])
     counted = count(setting)
@@ -159,7 +159,7 @@ def overhead(stand: Stand) -> dict[str, Figure]:
     }
 
 
-SECTIONS: dict[tuple[str, ...], Callable[[Stand], dict[str, Figure]]] = {
+SECTIONS: dict[tuple[str, ...], Callable[[Setup], dict[str, Figure]]] = {
     ("neutral",): neutral,
     ("cond_rows",): cond_rows,
     ("first_four",): first_four,
@@ -247,7 +247,7 @@ class Measurement:
             suffix = f"sdxl_{size}" if self.options.sdxl else str(size)
             for names, section in SECTIONS.items():
                 if self.asks([f"{name}_{suffix}" for name in names]):
-                    self._section(suffix, lambda f=section, s=size: f(self.stand(s)))
+                    self._section(suffix, lambda f=section, s=size: f(self.setup(s)))
         self.__dict__.pop("bench", None)  # what follows needs the memory
         if self.options.sdxl:
             return
@@ -264,8 +264,8 @@ class Measurement:
         only = self.options.only
         return not only or any(name.startswith(wanted) for name in names for wanted in only)
 
-    def stand(self, size: int) -> Stand:
-        return Stand(self.bench, size, self.pairs)
+    def setup(self, size: int) -> Setup:
+        return Setup(self.bench, size, self.pairs)
 
     def write(self, results: Mapping[str, Any]) -> Path:
         return merge(self.name, results)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
-from ..pictures.canvas import Canvas, to_bytes
-from ..pictures.comparison_sheet import ComparisonSheet, Row
+from ..pictures.canvas import Canvas, to_8_bit
+from ..pictures.comparison_sheet import ComparisonSheet, SheetRow
 from ..pictures.contact_sheet import Cell
 from .judge import EDGES, TOLERANCE, Judge, Judgement
 from .model import WEIGHTS, DemoModel, load_demo, load_segmenter
@@ -170,7 +170,7 @@ def summarise(
 
 
 def table(report: dict) -> str:
-    """The report for people."""
+    """The report as a table for people."""
     lines = [
         f"{report['held_out_conditions']} held-out conditions, {report['steps']} steps, "
         f"cfg {report['cfg']:g}, canny F1 within {TOLERANCE} pixel",
@@ -211,11 +211,11 @@ def draw_sheet(judge: Judge, outcomes: Sequence[Outcome], report: dict, own: boo
             _cell(outcome.images[index], f"F1 {outcome.judged.f1[index]:.2f}")
             for outcome in outcomes
         ]
-        rows.append(Row(f'"{batch.captions[index]}"', cells))
+        rows.append(SheetRow(f'"{batch.captions[index]}"', cells))
         if index == first:
             back = [_cell(outcome.judged.difference[index]) for outcome in outcomes]
             rows.append(
-                Row("edges of the samples above, against the condition", [None, None, *back])
+                SheetRow("edges of the samples above, against the condition", [None, None, *back])
             )
     return ComparisonSheet(
         "ControlNet++ demonstration: does the picture follow its condition?",
@@ -266,7 +266,7 @@ def _put_first(picture: Tensor, caption: str, batch: Batch) -> Batch:
 
 
 def _cell(image: Tensor, *notes: str) -> Cell:
-    return Cell(to_bytes(image), notes)
+    return Cell(to_8_bit(image), notes)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -186,7 +186,7 @@ class Canvas:
         return file.getvalue()
 
 
-def to_bytes(picture: Tensor) -> Tensor:
+def to_8_bit(picture: Tensor) -> Tensor:
     """A picture (...) in 0..1 -> uint8 in main memory, rounded; values outside are clipped."""
     return (picture.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 

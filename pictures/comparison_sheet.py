@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cnpp_core.consistency.agreement.measure import Legend
-from .canvas import LIGHT, TEXT, TITLE, Canvas, length, to_bytes
+from .canvas import LIGHT, TEXT, TITLE, Canvas, length, to_8_bit
 from .contact_sheet import Cell
 from .legend import LegendRows
 
@@ -19,7 +19,7 @@ LINE = 20
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """Cells from left to right, None for an empty place, with a line of text above them."""
 
     text: str
@@ -33,7 +33,7 @@ class ComparisonSheet:
     heading: str
     lines: Sequence[str]
     columns: Sequence[Sequence[str]]  # lines of text, the first one bold
-    rows: Sequence[Row]
+    rows: Sequence[SheetRow]
     legend: Legend = ()
 
     def draw(self, side: int = 160) -> Canvas:
@@ -86,4 +86,4 @@ def _resized(picture: Tensor, side: int) -> Tensor:
     if side % height == 0 and side % width == 0:
         return F.interpolate(picture[None], (side, side), mode="nearest")[0]
     small = picture[None].float() / 255
-    return to_bytes(F.interpolate(small, (side, side), mode="bicubic", antialias=True)[0])
+    return to_8_bit(F.interpolate(small, (side, side), mode="bicubic", antialias=True)[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .canvas import Canvas, to_bytes
+from .canvas import Canvas, to_8_bit
 
 GAP = 8
 LINE = 18
@@ -33,7 +33,7 @@ def thumbnail(picture: Tensor, side: int) -> Tensor:
     small = picture[None].float()
     if scale < 1.0:
         small = F.interpolate(small, size, mode="bilinear", antialias=True)
-    return to_bytes(small[0])
+    return to_8_bit(small[0])
 
 
 def side_for(count: int) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from controlnet_pp.bench import consistency
-from controlnet_pp.bench._steering import Outcome, Rig
+from controlnet_pp.bench._steering import Experiment, Outcome
 from controlnet_pp.demo.judge import Judgement
 
 
@@ -27,20 +27,20 @@ def test_means_go_into_the_file_under_their_own_names():
 
 
 def test_the_pictures_themselves_are_chosen_and_judged_as_perfect():
-    rig = Rig(4)
-    judged = rig.judge.judge(rig.batch.images)
+    experiment = Experiment(4)
+    judged = experiment.judge.judge(experiment.batch.images)
     assert judged.iou.tolist() == [1] * 4
-    assert rig.ceiling().judged.iou.mean() > 0.95
-    assert min(rig.scores(rig.batch.images, slice(4))) > 0.9
+    assert experiment.ceiling().judged.iou.mean() > 0.95
+    assert min(experiment.scores(experiment.batch.images, slice(4))) > 0.9
 
 
 def test_the_best_candidate_is_taken_picture_by_picture(monkeypatch):
-    rig = Rig(2)
+    experiment = Experiment(2)
     drawn = [torch.full((2, 3, 8, 8), value) for value in (0.1, 0.2)]
-    monkeypatch.setattr(rig, "draw", lambda _way, _part, seed: drawn[seed > 0])
+    monkeypatch.setattr(experiment, "draw", lambda _way, _part, seed: drawn[seed > 0])
     scores = iter([(0.9, 0.1), (0.5, 0.6)])
-    monkeypatch.setattr(rig, "scores", lambda _images, _part: next(scores))
-    best = rig.best(consistency.Way("two", candidates=2), 0)
+    monkeypatch.setattr(experiment, "scores", lambda _images, _part: next(scores))
+    best = experiment.best(consistency.Way("two", candidates=2), 0)
     assert best[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.2])
 
 

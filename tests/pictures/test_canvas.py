@@ -22,7 +22,7 @@ from controlnet_pp.pictures.canvas import (
     fitted,
     length,
     swatch_length,
-    to_bytes,
+    to_8_bit,
 )
 from PIL import Image
 
@@ -93,8 +93,8 @@ def test_pictures_of_one_and_three_channels_are_laid_down_as_they_are():
 
 def test_bytes_are_rounded_and_clipped():
     values = torch.tensor([-1.0, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 1.0, 7.0])
-    assert to_bytes(values).tolist() == [0, 0, 0, 1, 128, 255, 255]
-    assert to_bytes(torch.ones(2, dtype=torch.float16)).tolist() == [255, 255]
+    assert to_8_bit(values).tolist() == [0, 0, 0, 1, 128, 255, 255]
+    assert to_8_bit(torch.ones(2, dtype=torch.float16)).tolist() == [255, 255]
 
 
 WORDS = "strength 0.75, structure, seed 18446744073709551615"

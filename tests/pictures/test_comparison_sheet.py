@@ -11,7 +11,7 @@ from controlnet_pp.pictures.comparison_sheet import (
     LINE,
     MARGIN,
     ComparisonSheet,
-    Row,
+    SheetRow,
 )
 from controlnet_pp.pictures.contact_sheet import Cell
 
@@ -28,7 +28,7 @@ def drawn(sheet: ComparisonSheet, side: int = SIDE) -> torch.Tensor:
     return (sheet.draw(side).tensor()[0] * 255).round().to(torch.uint8)
 
 
-def sheet(*rows: Row, columns=(("one",), ("two", "and more")), legend=()) -> ComparisonSheet:
+def sheet(*rows: SheetRow, columns=(("one",), ("two", "and more")), legend=()) -> ComparisonSheet:
     return ComparisonSheet("heading", ["a line"], columns, rows, legend)
 
 
@@ -42,7 +42,9 @@ def places(picture: torch.Tensor, inside: torch.Tensor) -> list[tuple[int, int]]
 
 def test_every_picture_lies_under_the_title_of_its_column():
     one, two, three = (noise(seed=seed) for seed in range(3))
-    found = drawn(sheet(Row("first", [Cell(one), Cell(two)]), Row("second", [None, Cell(three)])))
+    found = drawn(
+        sheet(SheetRow("first", [Cell(one), Cell(two)]), SheetRow("second", [None, Cell(three)]))
+    )
     ((x1, y1),), ((x2, y2),), ((x3, y3),) = (places(p, found) for p in (one, two, three))
     assert (x1, x2, x3) == (MARGIN, MARGIN + SIDE + GAP, MARGIN + SIDE + GAP)
     assert y1 == y2 < y3
@@ -54,26 +56,26 @@ def ink(found: torch.Tensor) -> torch.Tensor:
 
 def test_an_empty_place_stays_empty():
     one = noise()
-    found = drawn(sheet(Row("", [None, Cell(one)])))
+    found = drawn(sheet(SheetRow("", [None, Cell(one)])))
     ((_, y),) = places(one, found)
     assert not ink(found)[y : y + SIDE, : MARGIN + SIDE].any()
 
 
 def test_a_picture_of_one_channel_is_grey():
     grey = noise(channels=1)
-    assert places(grey.expand(3, -1, -1), drawn(sheet(Row("", [Cell(grey)]))))
+    assert places(grey.expand(3, -1, -1), drawn(sheet(SheetRow("", [Cell(grey)]))))
 
 
 def test_a_multiple_of_the_size_keeps_whole_pixels():
     small = noise(32)
     larger = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert places(larger, drawn(sheet(Row("", [Cell(small)]))))
+    assert places(larger, drawn(sheet(SheetRow("", [Cell(small)]))))
 
 
 @pytest.mark.parametrize("size", [24, 50, 100, 200])
 def test_other_sizes_are_brought_to_the_side(size):
     flat = torch.full((3, size, size), 77, dtype=torch.uint8)
-    found = drawn(sheet(Row("", [Cell(flat)])))
+    found = drawn(sheet(SheetRow("", [Cell(flat)])))
     assert len(places(torch.full((3, SIDE, SIDE), 77, dtype=torch.uint8), found)) == 1
     assert (found == 77).all(0).sum() == SIDE * SIDE
 
@@ -81,8 +83,10 @@ def test_other_sizes_are_brought_to_the_side(size):
 def test_lines_stand_under_their_picture_and_the_next_row_below_them():
     black = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
     one = noise()
-    plain = drawn(sheet(Row("", [Cell(black)]), Row("", [Cell(one)])))
-    noted = drawn(sheet(Row("", [Cell(black, ["F1 0.84, a long note"])]), Row("", [Cell(one)])))
+    plain = drawn(sheet(SheetRow("", [Cell(black)]), SheetRow("", [Cell(one)])))
+    noted = drawn(
+        sheet(SheetRow("", [Cell(black, ["F1 0.84, a long note"])]), SheetRow("", [Cell(one)]))
+    )
     ((_, without),), ((_, below),) = places(one, plain), places(one, noted)
     assert below - without == LINE
     assert noted.shape[1] - plain.shape[1] == LINE
@@ -93,8 +97,8 @@ def test_lines_stand_under_their_picture_and_the_next_row_below_them():
 
 def test_titles_keep_to_their_column():
     wide = "a title much wider than a picture of this size"
-    found = ink(drawn(sheet(Row("", [None, None]), columns=(("x",), (wide, wide)))))
-    empty = ink(drawn(sheet(Row("", [None, None]), columns=(("x",), ("", "")))))
+    found = ink(drawn(sheet(SheetRow("", [None, None]), columns=(("x",), (wide, wide)))))
+    empty = ink(drawn(sheet(SheetRow("", [None, None]), columns=(("x",), ("", "")))))
     added = (found & ~empty).any(0).nonzero()
     assert added.min() >= MARGIN + SIDE + GAP - 1
     assert added.max() <= MARGIN + 2 * SIDE + GAP
@@ -102,7 +106,7 @@ def test_titles_keep_to_their_column():
 
 def test_the_sheet_is_as_wide_as_its_longest_line():
     line = "a line that is far wider than a single column of pictures " * 3
-    single = ComparisonSheet("h", [line], (("x",),), [Row("", [Cell(noise())])])
+    single = ComparisonSheet("h", [line], (("x",),), [SheetRow("", [Cell(noise())])])
     found = drawn(single)
     columns = ink(found).any(0).nonzero()
     assert found.shape[2] > 600
@@ -112,7 +116,7 @@ def test_the_sheet_is_as_wide_as_its_longest_line():
 def test_the_legend_stands_below_all_rows():
     one = noise()
     legend = EdgeMeasure().legend
-    found = drawn(sheet(Row("", [Cell(one)]), legend=legend))
+    found = drawn(sheet(SheetRow("", [Cell(one)]), legend=legend))
     ((_, y),) = places(one, found)
     for _, colour in legend[1:]:  # white is the ground's colour too
         wanted = torch.tensor([round(255 * v) for v in colour])[:, None, None]
