@@ -47,7 +47,10 @@ class HintCache:
         self._kept = kept
 
     def get(self, hint: Tensor, embed: Callable[[], Tensor]) -> Tensor:
-        """The embedding of this very tensor; ``embed`` computes it the first time."""
+        """The embedding (B, C, H / 8, W / 8) of this very hint (B, hint_channels, H, W).
+
+        ``embed`` computes it the first time.
+        """
         key = (hint.data_ptr(), hint.shape, hint.stride(), hint.dtype, hint.device)
         if key not in self._embedded:
             self._embedded[key] = (hint, embed())
@@ -84,14 +87,14 @@ def partial_network(
 
 
 class Mute(nn.Module):
-    """Stands where nothing is wanted."""
+    """Stands in for a part of the network that is not asked for."""
 
     def forward(self, *_inputs: Any) -> None:
-        """Computes nothing."""
+        """Takes what that part takes, computes nothing and gives None."""
 
 
 class CachedHintBlock(nn.Module):
-    """A hint block that looks whether it has seen this hint."""
+    """A hint block (B, hint_channels, H, W) -> (B, C, H / 8, W / 8) that asks the cache first."""
 
     def __init__(self, block: Any, hints: HintCache) -> None:
         super().__init__()
