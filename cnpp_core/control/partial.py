@@ -25,14 +25,34 @@ KEPT = 6
 _outside_graphs: Any = torch.compiler.disable
 
 
+def controlnet_in(network: Any) -> nn.Module | None:
+    """The ControlNet that this is, or that lies in a wrapper such as torch.compile's; else None."""
+    if not isinstance(network, nn.Module):
+        return None
+    inside = (network, *network.children())
+    return next((m for m in inside if all(part in m._modules for part in PARTS)), None)
+
+
 def is_controlnet(network: Any) -> bool:
-    """True if partial networks can be made of this one."""
-    return isinstance(network, nn.Module) and all(hasattr(network, part) for part in PARTS)
+    """True for a ControlNet of a UNet, also for one in a wrapper."""
+    return controlnet_in(network) is not None
+
+
+def is_divisible(network: Any) -> bool:
+    """True if partial networks can be made of this one.
+
+    False for a network that others run in their own way (compiled, wrapped, forward replaced): a
+    part of it would go another way, and what is set on a wrapper's copy reaches the original.
+    """
+    own = controlnet_in(network)
+    if own is None or own is not network:
+        return False
+    return "forward" not in vars(own) and own._compiled_call_impl is None
 
 
 def count_blocks(network: nn.Module) -> int:
     """How many residuals the network gives, the middle block's included."""
-    return len(network.zero_convs) + 1  # type: ignore[arg-type]
+    return len(controlnet_in(network).zero_convs) + 1  # type: ignore[union-attr, arg-type]
 
 
 class HintCache:
@@ -66,8 +86,11 @@ def partial_network(
     """A view of ``network`` that computes the residuals of the blocks ``asked`` (None: all).
 
     Called like the network itself, it gives the same residuals, bit for bit, and None for every
-    block that was not asked for. At least one block must be asked for.
+    block that was not asked for. At least one block must be asked for. A network that can't be
+    divided comes back whole.
     """
+    if not is_divisible(network):
+        return network
     last = count_blocks(network) - 1
     wanted = frozenset(range(last + 1) if asked is None else asked)
     depth = last if last in wanted else max(wanted, default=-1) + 1

@@ -1,5 +1,6 @@
 """Partial networks give the same numbers for less, and old residuals return only when allowed."""
 
+import copy
 from unittest.mock import Mock
 
 import pytest
@@ -8,6 +9,7 @@ from controlnet_pp.cnpp_core.control.partial import (
     HintCache,
     count_blocks,
     is_controlnet,
+    is_divisible,
     partial_network,
 )
 from controlnet_pp.cnpp_core.control.residuals import ControlResiduals
@@ -133,6 +135,51 @@ def test_a_partial_network_leaves_its_original_as_it_was(net):
     partial_network(net, {1}, HintCache())(**inputs())
     assert {name: id(module) for name, module in net.named_modules()} == names
     assert all(torch.equal(a, b) for a, b in zip(before, net(**inputs()), strict=True))
+
+
+class Forwarding(torch.nn.Module):
+    """Reads and writes the network inside, as torch.compile's wrapper does."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def __getattr__(self, name):
+        if name == "network":
+            return self._modules["network"]
+        return getattr(self._modules["network"], name)
+
+    def forward(self, **given):
+        return self.network(**given)
+
+
+WRAPPERS = {
+    "torch.compile": lambda network: torch.compile(network, backend="eager"),
+    "data parallel": torch.nn.DataParallel,
+    "forwarding": Forwarding,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapped_network_runs_whole_and_nothing_is_written_into_it(net, wrap):
+    wrapped, before = wrap(net), dict(net._modules)
+    assert (is_controlnet(wrapped), is_divisible(wrapped)) == (True, False)
+    assert count_blocks(wrapped) == CONFIG.blocks
+    partial = partial_network(wrapped, {1}, HintCache())
+    assert partial is wrapped
+    for got, wanted in zip(partial(**inputs()), net(**inputs()), strict=True):
+        assert torch.equal(got, wanted)
+    assert net._modules == before
+
+
+def test_a_network_whose_forward_is_replaced_or_compiled_in_place_runs_whole(net):
+    replaced = copy.copy(net)
+    replaced.forward = lambda **given: net(**given)
+    compiled = copy.copy(net)
+    compiled.compile(backend="eager")
+    for network in (replaced, compiled):
+        assert partial_network(network, {1}, HintCache()) is network
+    assert is_divisible(net)
 
 
 def evaluations(policy, steps=20, drifts=None):

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from comfy import controlnet as host
+from torch import Tensor
 
 from ....cnpp_core.checkpoint.shapes import read_config
-from ....cnpp_core.control.partial import is_controlnet
+from ....cnpp_core.control.partial import controlnet_in
 from ....cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 
 FAMILY_OF_WIDTH = {
@@ -27,12 +28,13 @@ FAMILY_OF_WIDTH = {
 def config_of(control: Any) -> NetworkConfig | None:
     """The layout of a ControlNet with weights of its own; None for a control of another kind."""
     network = getattr(control, "control_model", None)
-    known = getattr(network, "config", None)
+    known = getattr(network, "config", None)  # a wrapper's, too: torch.compile's hands it on
     if isinstance(known, NetworkConfig):
         return known
-    if network is None or isinstance(control, host.ControlLora) or not is_controlnet(network):
+    inside = controlnet_in(network)
+    if inside is None or isinstance(control, host.ControlLora):
         return None
-    return read_config(network.state_dict())
+    return read_config(inside.state_dict())
 
 
 def require_conditioning(context_dim: int, control: str, conditioning: Any, name: str) -> None:
@@ -80,6 +82,42 @@ def require_model(config: NetworkConfig, model: Any) -> None:
     )
 
 
+def require_inputs(
+    config: NetworkConfig,
+    x: Tensor,
+    hint: Tensor,
+    context: Tensor | None,
+    y: Tensor | None,
+    types: int,
+) -> None:
+    """ValueError if a network can't read what a model of another family hands it.
+
+    x (B, C, H, W): the latents; hint: one, or one for each of so many union types; context
+    (B, L, width): the prompt; y (B, width): the pooled text of SDXL.
+    """
+    width = None if context is None else context.shape[-1]
+    pooled = None if y is None else y.shape[-1]
+    found = None
+    if width is not None and width != config.context_dim:
+        found = f"prompts of {family_of_width(width)} (width {width})"
+    elif x.shape[1] != config.in_channels:
+        found = f"latents of {x.shape[1]} channels, which must be {config.in_channels}"
+    elif config.adm_in_channels is not None and pooled != config.adm_in_channels:
+        wanted = f"which must be {config.adm_in_channels} wide"
+        found = f"no pooled text, {wanted}" if y is None else f"pooled text of {pooled}, {wanted}"
+    if found is not None:
+        raise ValueError(
+            f"The ControlNet is {describe(config)}, but the model gives it {found}. Load a "
+            "ControlNet of the model's family in Load ControlNet++, or another checkpoint."
+        )
+    channels = config.hint_channels
+    if hint.shape[1] not in (channels, channels * types):
+        raise ValueError(
+            f"The control image has {hint.shape[1]} channels, the ControlNet reads {channels}. "
+            "Connect a picture of as many channels to the node that applies it."
+        )
+
+
 def unet_block_layout(model: Any) -> tuple[tuple[int, int], ...] | None:
     """(channels, downscale) of every injection point of the host's BaseModel; None for no UNet."""
     unet = model.model_config.unet_config
@@ -125,8 +163,8 @@ def _layout(unet: dict[str, Any]) -> tuple[tuple[int, int], ...]:
 
 def context_width(control: Any) -> int | None:
     """Prompt width that a host control of Stable Diffusion type reads; None if it can't be told."""
-    network = getattr(control, "control_model", None)
-    if network is None or not hasattr(network, "zero_convs"):
+    network = controlnet_in(getattr(control, "control_model", None))
+    if network is None:
         return None
     for name, parameter in network.named_parameters():
         if name.endswith("attn2.to_k.weight"):

@@ -10,7 +10,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ....cnpp_core.control.partial import CachedHintBlock, HintCache, is_controlnet, partial_network
+from ....cnpp_core.control.partial import (
+    CachedHintBlock,
+    HintCache,
+    is_controlnet,
+    is_divisible,
+    partial_network,
+)
 from .lists import LazyLists, Lists
 
 logger = logging.getLogger(__name__)
@@ -35,7 +41,7 @@ def partial_of(
     network: nn.Module, asked: frozenset[int] | None, hints: HintCache, compiled: bool
 ) -> nn.Module:
     """The part of ``network`` that computes these blocks, through torch.compile if asked for."""
-    if not compiled:
+    if not compiled or not is_divisible(network):
         return partial_network(network, asked, hints)
     variants = _COMPILED.setdefault(network, {})
     if asked not in variants and len(variants) >= MOST_VARIANTS:
