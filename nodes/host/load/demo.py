@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ....annotators.kinds import Classes, Ways
+from ....cnpp_core.network.unet import UNet
 from ....demo.model import load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
@@ -23,11 +24,26 @@ def load_demo_parts() -> tuple[Any, Any, Any, Any]:
     demo = load_demo()
     network = demo.controlnet
     return (
-        build_model(demo.unet.config, demo.unet.state_dict()),
+        _model_of(demo.unet),
         build_clip(tokenize, demo.text_encoder),
         build_vae(demo.autoencoder),
         build_control(network.config, network.state_dict(), dtype=torch.float32),
     )
+
+
+def demo_model(*, disable_dynamic: bool = False) -> Any:
+    """MODEL of the demo UNet, with weights of its own.
+
+    The host asks for it again wherever it must not share them: in training, under hooks, on
+    another GPU. disable_dynamic: all weights in place at once.
+    """
+    return _model_of(load_demo().unet, disable_dynamic)
+
+
+def _model_of(unet: UNet, disable_dynamic: bool = False) -> Any:
+    model = build_model(unet.config, unet.state_dict(), disable_dynamic=disable_dynamic)
+    model.cached_patcher_init = (demo_model, ())
+    return model
 
 
 def example_picture(index: int) -> tuple[Tensor, str]:

@@ -20,8 +20,13 @@ Patcher = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
 Tokens = list[list[tuple[int, float]]]  # per prompt: token and weight
 
 
-def build_model(config: NetworkConfig, weights: dict[str, Tensor]) -> model_patcher.ModelPatcher:
-    """The host's own UNet of this layout with these weights (original layout), as a MODEL."""
+def build_model(
+    config: NetworkConfig, weights: dict[str, Tensor], *, disable_dynamic: bool = False
+) -> model_patcher.ModelPatcher:
+    """The host's own UNet of this layout with these weights (original layout), as a MODEL.
+
+    It owns its weights. disable_dynamic: all of them in place at once, as compiling needs them.
+    """
 
     class Layout(supported_models.SD15):
         unet_config: dict[str, Any] = {}  # noqa: RUF012  the host's class has it so
@@ -32,7 +37,8 @@ def build_model(config: NetworkConfig, weights: dict[str, Tensor]) -> model_patc
     offload_device = model_management.unet_offload_device()
     model = model_base.BaseModel(layout, model_type=model_base.ModelType.EPS, device=offload_device)
     model.diffusion_model.load_state_dict({key: w.float() for key, w in weights.items()})
-    return Patcher(
+    kind = model_patcher.ModelPatcher if disable_dynamic else Patcher
+    return kind(
         model,
         load_device=model_management.get_torch_device(),
         offload_device=offload_device,
