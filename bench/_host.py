@@ -109,28 +109,25 @@ class Workbench:
         control = ours("nodes.host.load.loading").build_control(config, weights, dtype=dtype)
         layout = ours("nodes.host.load.models").unet_layout(config)
         del layout["out_channels"]
-        ops = theirs("comfy.ops").pick_operations(dtype, control.inner.manual_cast_dtype)
+        ops = theirs("comfy.ops").pick_operations(dtype, control.manual_cast_dtype)
         network = theirs("comfy.cldm.cldm").ControlNet(
             **layout, hint_channels=config.hint_channels, dtype=dtype, device="meta", operations=ops
         )
         network.load_state_dict(weights, assign=True)
-        model = _random_unet(config, dtype, control.inner.manual_cast_dtype, empty=not unet)
+        model = _random_unet(config, dtype, control.manual_cast_dtype, empty=not unet)
         return cls(config, model, control, network.eval().requires_grad_(False))
 
     def their_control(self, network: nn.Module | None = None) -> Any:
         """ComfyUI's own control around its own network, or around another one."""
-        inner = self.control.inner
         return theirs("comfy.controlnet").ControlNet(
             network or self.network,
-            load_device=inner.load_device,
-            manual_cast_dtype=inner.manual_cast_dtype,
+            load_device=self.control.load_device,
+            manual_cast_dtype=self.control.manual_cast_dtype,
         )
 
     def our_control(self, shape: ControlShape) -> Any:
         """A control of ours with a shape."""
-        return ours("nodes.host.control.control").ControlNetPlusPlus(
-            self.control.inner.copy(), shape
-        )
+        return ours("nodes.host.control.control").ControlNetPlusPlus(self.control.copy(), shape)
 
 
 def _random_unet(
@@ -201,7 +198,7 @@ class Requests:
     def embed(self) -> Tensor:
         """ComfyUI's embedding of the hint, which ours does once in a sampling."""
         block: Any = self.bench.network.input_hint_block
-        dtype = self.bench.control.inner.manual_cast_dtype or block[0].weight.dtype
+        dtype = self.bench.control.manual_cast_dtype or block[0].weight.dtype
         return block(self.hint.to(dtype).expand(BATCH, -1, -1, -1), None, None)
 
     def adding(self) -> Call:

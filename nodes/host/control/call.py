@@ -21,6 +21,7 @@ from torch import Tensor
 from ....cnpp_core.control.masks import Area
 from ....cnpp_core.control.rows import COND, UNCOND
 from ....cnpp_core.control.runner import Chunk, Request
+from .windows import require_frames
 
 logger = logging.getLogger(__name__)
 MARK = "cnpp_mark"  # key in a prompt's model_conds
@@ -50,13 +51,30 @@ class PromptMark:
         return [1]
 
 
+class Given:
+    """A hint that somebody has cut for this very call (B, C, H, W), equal only to itself."""
+
+    def __init__(self, hint: Tensor) -> None:
+        self.hint = hint
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and other.hint is self.hint
+
+    def __hash__(self) -> int:
+        return id(self.hint)
+
+
 @dataclass(frozen=True)
 class Call(Request):
-    """What ``get_control`` was called with: t (chunks * images,), the conditioning, the options."""
+    """What ``get_control`` was called with: t (chunks * images,), the conditioning, the options.
+
+    given: the hint of a part of the picture, where another node samples it in parts.
+    """
 
     t: Tensor = field(kw_only=True)
     cond: dict[str, Any] = field(kw_only=True)
     options: dict[str, Any] = field(kw_only=True)
+    given: Given | None = field(kw_only=True, default=None)
 
     @cached_property
     def sigma(self) -> float:
@@ -65,10 +83,21 @@ class Call(Request):
 
     @classmethod
     def read(
-        cls, x: Tensor, t: Tensor, cond: dict[str, Any], count: int, options: dict[str, Any]
+        cls,
+        x: Tensor,
+        t: Tensor,
+        cond: dict[str, Any],
+        count: int,
+        options: dict[str, Any],
+        frames: tuple[int, ...] | None = None,
+        given: Given | None = None,
     ) -> Call:
-        """The call, with its chunks told apart."""
-        indices = options.get("cond_or_uncond", [0] * count)
+        """The call, with its chunks told apart.
+
+        frames: which of a longer batch these are, if not all. given: see the class.
+        """
+        indices = [*options.get("cond_or_uncond", [0] * count)]
+        uuids = [*options.get("uuids", [None] * len(indices))]
         marks = cond.get(MARK) or [PromptMark(COND if index == 0 else UNCOND) for index in indices]
         if len({mark.side for mark in marks}) < len(set(indices)) == 2 and MARK in cond:
             logger.warning(
@@ -76,16 +105,17 @@ class Call(Request):
                 "Control Mode treats both alike. Connect its other output as well."
             )
         full, areas = options.get(AREAS, (None, {}))
-        window = options.get("context_window")
-        if getattr(window, "dim", 0) != 0:
-            window = None  # a window over time: the batch is whole
-        frames = None if window is None else tuple(window.index_list)
-        uuids = options.get("uuids", [None] * count)
-        place = (x.shape[0] // len(indices), tuple(x.shape[1:]), str(x.device), frames)
-        chunks = tuple(
-            Chunk(i, mark.side, (uuid, index, areas.get(uuid), place), areas.get(uuid))
-            for i, (mark, uuid, index) in enumerate(zip(marks, uuids, indices, strict=True))
-        )
+        parts = _parts(x, t, len(indices), options)
+        if parts > 1:
+            indices, uuids = indices * parts, uuids * parts
+            options = {**options, "cond_or_uncond": indices, "uuids": uuids}
+        images = x.shape[0] // len(indices)
+        require_frames(frames, images)
+        place = (images, tuple(x.shape[1:]), str(x.device), frames, given)
+        chunks = []
+        for i, (mark, uuid, index) in enumerate(zip([*marks] * parts, uuids, indices, strict=True)):
+            part, area = i * parts // len(indices), areas.get(uuid)
+            chunks.append(Chunk(i, mark.side, (uuid, index, area, place, part), area))
         if full is None and any(mark.in_area for mark in marks):
             raise ValueError(
                 "A prompt got its area behind Apply ControlNet++, whose control follows areas "
@@ -93,7 +123,7 @@ class Call(Request):
                 "or Set Mask with mask bounds, in front of Apply ControlNet++."
             )
         rest = {name: value for name, value in cond.items() if name != MARK}
-        return cls(x, chunks, full, frames, t=t, cond=rest, options=options)
+        return cls(x, tuple(chunks), full, frames, t=t, cond=rest, options=options, given=given)
 
     def only(self, chunks: Sequence[Chunk]) -> Call:
         """The call as it would be for some of its chunks."""
@@ -120,7 +150,20 @@ class Call(Request):
             cond=cond,
             options=options,
             chunks=chosen,
+            given=self.given and Given(select(self.given.hint)),
         )
+
+
+def _parts(x: Tensor, t: Tensor, prompts: int, options: dict[str, Any]) -> int:
+    """How many parts of a picture lie behind one another in a batch, each with all its rows.
+
+    The host tells the noise level once for each image of the batch. TiledDiffusion puts several
+    tiles of all the rows into one call, and repeats the noise levels to fit.
+    """
+    sigmas = options.get("sigmas")
+    rows = x.shape[0] if sigmas is None else prompts * sigmas.numel()
+    repeated = t.shape[0] == x.shape[0] > rows and x.shape[0] % rows == 0
+    return x.shape[0] // rows if repeated else 1
 
 
 def area_hooks() -> hooks.HookGroup:

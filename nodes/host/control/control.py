@@ -20,9 +20,12 @@ from ....cnpp_core.control.shape import ControlShape
 from ....cnpp_core.network.config import NetworkConfig
 from .call import MARK, Call, area_hooks
 from .family import config_of, require_model
+from .features import fit_to_features
 from .foreign import explained, require_fit
+from .hints import given_hint, side_by_side
 from .lists import LazyLists, Lists, merged
 from .run import Run, Setup
+from .windows import frames_of
 
 
 class ControlNetPlusPlus(host.ControlBase):
@@ -30,11 +33,18 @@ class ControlNetPlusPlus(host.ControlBase):
 
     The settings of a control are those of ``inner``: whoever reads, sets or deletes one here does
     it there, so there is nothing to keep alike. The chain and the clones are this control's own.
+    Asked for its class, it answers with that of ``inner``, so that packs which sort controls by
+    class treat it as what it is.
 
     inner: the control itself, ours from now on. shape: immutable, so copies share it. union_hints:
     of a union network's conditions, None for the one that Apply ControlNet++ gets. has_areas:
-    whether prompts with an area carry this control; None if nobody has looked.
+    whether prompts with an area carry this control; None if nobody has looked. whole: the hint as
+    it was applied; another one in its place is that of a part.
     """
+
+    # Frames of the window at hand, set by AnimateDiff-Evolved, which looks whether there is such
+    # an attribute before it samples in windows.
+    sub_idxs: list[int] | None
 
     def __init__(
         self,
@@ -42,13 +52,17 @@ class ControlNetPlusPlus(host.ControlBase):
         shape: ControlShape | None = None,
         union_hints: tuple[Tensor | None, ...] = (),
         has_areas: bool | None = None,
+        whole: Tensor | None = None,
     ) -> None:
         # Not through the host's constructor: the settings that it makes are the inner control's.
         self.__dict__.update(
             inner=inner,
+            _settings=frozenset(vars(inner)),
             shape=ControlShape() if shape is None else shape,
             union_hints=union_hints,
             has_areas=has_areas,
+            whole=whole,
+            sub_idxs=None,
             previous_controlnet=None,
             multigpu_clones={},
             _area_hooks=None,
@@ -60,6 +74,10 @@ class ControlNetPlusPlus(host.ControlBase):
             self._area_hooks = area_hooks()
 
     # What others read and set.
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return type(self.inner)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner" or name.startswith("__"):
@@ -79,7 +97,8 @@ class ControlNetPlusPlus(host.ControlBase):
             object.__delattr__(self, name)
 
     def _is_setting(self, name: str) -> bool:
-        return name not in vars(self) and name in vars(self.inner)
+        # One that has been deleted stays the inner control's.
+        return name not in vars(self) and (name in self._settings or name in vars(self.inner))
 
     @property
     def control_model(self) -> Any:
@@ -139,8 +158,15 @@ class ControlNetPlusPlus(host.ControlBase):
             self.multigpu_clones[load_device] = twin
         return twin
 
+    @property
+    def _hints_apart(self) -> tuple[Tensor | None, ...]:
+        """The union hints, where they are of unequal size and so don't lie in one tensor."""
+        given = [hint for hint in (*self.union_hints, self.whole) if hint is not None]
+        return self.union_hints if len({hint.shape[-2:] for hint in given}) > 1 else ()
+
     def _around(self, inner: host.ControlBase, **changes: Any) -> ControlNetPlusPlus:
-        said = {name: getattr(self, name) for name in ("shape", "union_hints", "has_areas")}
+        kept = ("shape", "union_hints", "has_areas", "whole")
+        said = {name: getattr(self, name) for name in kept}
         return ControlNetPlusPlus(inner, **said | changes)
 
     # What the host does with a control around a sampling.
@@ -151,14 +177,29 @@ class ControlNetPlusPlus(host.ControlBase):
             raise ValueError(
                 "The control image contains NaN or infinite values; look at the node that made it."
             )
+        own = [cond_hint if hint is None else hint for hint in self.union_hints]
+        if len({hint.shape[-2:] for hint in own}) == 1:
+            # In one tensor, so that whoever cuts the hint cuts those of all conditions alike.
+            cond_hint = side_by_side(own)
         self.inner.set_cond_hint(cond_hint, *args, **kwargs)
+        self.whole = self.inner.cond_hint_original
         return self
 
     def set_extra_arg(self, argument: str, value: Any = None) -> None:
         self.inner.set_extra_arg(argument, value)
 
+    def disarm(self) -> None:
+        """Called by Apply Advanced ControlNet on controls that take its masks and key frames."""
+        raise ValueError(
+            "Apply Advanced ControlNet can't act on a control that nodes of ControlNet++ have "
+            "shaped. Use Apply ControlNet++ for it, or bypass the nodes that shape it: from Load "
+            "ControlNet++ alone comes a control that takes Advanced-ControlNet's settings."
+        )
+
     def get_models(self) -> list[Any]:
-        self._run = None  # asked for before a run loads its models: what broke off makes room
+        if self._run is not None:  # asked for before a run loads its models: one broke off
+            self._run.forget()
+            self._run = None
         return [*super().get_models(), *self.inner.get_models()]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
@@ -167,7 +208,7 @@ class ControlNetPlusPlus(host.ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Before the first step, several times per sampling: refuse what can't fit, start anew."""
-        self._run = None
+        self._run = self.sub_idxs = None
         config = self.config
         if config is not None:
             require_model(config, model)
@@ -177,7 +218,7 @@ class ControlNetPlusPlus(host.ControlBase):
         with explained(self.inner, model):
             self.inner.pre_run(model, percent_to_timestep_function)
         # cleanup does not run after an interrupt, so what a run has gathered ends here.
-        setup = Setup(self.inner, self.shape, self.union_hints)
+        setup = Setup(self.inner, self.shape, self._hints_apart, self.whole)
         self._run = Run(setup, model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
@@ -198,7 +239,15 @@ class ControlNetPlusPlus(host.ControlBase):
                 "A control was asked for residuals before its sampling began. Some node copied it "
                 "while a picture was being sampled; take out the one that changes controls there."
             )
-        call = Call.read(x_noisy, t, cond, batched_number, transformer_options)
+        call = Call.read(
+            x_noisy,
+            t,
+            cond,
+            batched_number,
+            transformer_options,
+            frames_of(transformer_options, self),
+            given_hint(self.inner, x_noisy),
+        )
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(
@@ -210,6 +259,8 @@ class ControlNetPlusPlus(host.ControlBase):
         except BaseException:
             self._run = None  # nothing of a broken run is kept, least of all on the device
             raise
+        if ours is not None and self._run.unet is not None:
+            fit_to_features(transformer_options)
         if ours is None or previous is None:
             return previous if ours is None else ours
         if isinstance(ours, LazyLists):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
+import torch
 from torch import Tensor
 
 from ....cnpp_core.control.residuals import ControlResiduals
@@ -10,21 +13,28 @@ from ....cnpp_core.control.residuals import ControlResiduals
 class FiniteWatch:
     """Names blocks with NaN or infinite residuals: at once on the CPU, elsewhere when next asked.
 
-    Between two steps the host reads from the device anyway, so the sums of the step before are
-    there by then.
+    At every call the host reads from the device before it asks a control, so the sums of the call
+    before are there by then.
     """
 
     def __init__(self) -> None:
         self._pending: list[tuple[int, Tensor]] = []
 
-    def see(self, residuals: ControlResiduals) -> None:
-        """Remember these residuals; ValueError naming the bad blocks where it is known at once."""
-        self._pending.append((len(residuals), residuals.sums()))
-        if not self._pending[-1][1].is_cuda:
+    def see(self, residuals: ControlResiduals, x: Tensor) -> None:
+        """Remember these residuals; ValueError naming the bad blocks where it is known at once.
+
+        x: the latents that they were computed from. Where those are not finite already, the model
+        has overflowed, and no control is to be blamed.
+        """
+        sums = torch.stack([*residuals.sums().to(x.device), x.sum(dtype=torch.float32)])
+        self._pending.append((len(residuals), sums))
+        if not sums.is_cuda:
             self.look()
 
     def look(self) -> None:
         """ValueError naming the bad blocks of what was seen before."""
         pending, self._pending = self._pending, []
         for blocks, sums in pending:
-            ControlResiduals([None] * blocks).require_finite(sums)
+            *found, latents = sums.tolist()
+            if isfinite(latents):
+                ControlResiduals([None] * blocks).require_finite(torch.tensor(found))

@@ -8,15 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....cnpp_core.control.residuals import ControlResiduals
 from ....cnpp_core.network.controlnet import ControlNet
+from .family import require_inputs
+from .finite import FiniteWatch
 
 TYPES, WEIGHTS = "control_type", "control_weights"  # arguments of a union network, in the host
 
 
 class HostedNetwork(ControlNet):
-    """Speaks to the host's ControlNet and ModelPatcher: lists by place, hints in one tensor."""
+    """Speaks to the host's ControlNet and ModelPatcher: lists by place, hints in one tensor.
+
+    The host's class around it is all that a control without a shape needs, so what can't fit is
+    refused here, and NaN named.
+    """
 
     device: torch.device | None = None  # type: ignore[assignment]  the patcher writes it down
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._finite = FiniteWatch()
 
     def forward(  # type: ignore[override]
         self,
@@ -29,11 +40,24 @@ class HostedNetwork(ControlNet):
         control_weights: Sequence[float] | None = None,
         **_unused: Any,
     ) -> dict[str, list[Tensor | None]]:
-        """``hint`` holds the hints of several union types one behind another in its channels."""
+        """Lists of the residuals, all of them None where every union type has weight 0.
+
+        hint: (B or 1, C, 8H, 8W); those of several union types one behind another in its channels,
+        or one for all of them. ValueError for inputs of another family.
+        """
+        if control_weights is not None and not any(control_weights):
+            return {"middle": [None], "output": [None] * len(self.zero_convs)}
+        require_inputs(self.config, x, hint, context, y, len(control_type))
+        watched = not torch.compiler.is_compiling()
+        if watched:
+            self._finite.look()
         hints = hint.split(self.config.hint_channels, dim=1)
-        *skips, middle = super().forward(
-            x, hints, timesteps, context, y, control_type, control_weights
-        )
+        if len(hints) == 1:
+            hints *= max(1, len(control_type))
+        residuals = super().forward(x, hints, timesteps, context, y, control_type, control_weights)
+        if watched:
+            self._finite.see(ControlResiduals(residuals), x)
+        *skips, middle = residuals
         return {"middle": [middle], "output": [*skips]}
 
 

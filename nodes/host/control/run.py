@@ -29,12 +29,14 @@ class Setup:
     """What a run has to know of its control.
 
     inner: the host's control; its settings are read at every call. union_hints: of a union
-    network's conditions, None for the inner control's own.
+    network's conditions, None for the inner control's own; empty where all are in that one. whole:
+    the hint of the whole picture.
     """
 
     inner: Any
     shape: ControlShape
     union_hints: tuple[Tensor | None, ...] = ()
+    whole: Tensor | None = None
 
     @property
     def network(self) -> Any:
@@ -51,7 +53,7 @@ class Run:
     ) -> None:
         self.inner, self.shape, self.network = setup.inner, setup.shape, setup.network
         self.model, self.unet = model, unet_block_layout(model)
-        self.timing = Timing(percent_to_sigma)
+        self.timing = Timing(percent_to_sigma, self.shape.marks)
         blocks = None
         if self.network is not None:
             blocks = count_blocks(self.network)
@@ -60,7 +62,7 @@ class Run:
         if blocks is not None:
             self.shape.require_blocks(blocks)
         self.runner = ControlRunner(self.shape, blocks)
-        self.hints = Hints(self.inner, self.shape.hint, setup.union_hints)
+        self.hints = Hints(self.inner, self.shape.hint, setup.union_hints, setup.whole)
         self._embedded = HintCache()
         self._factors = Factors(self.shape.feedback)
         self._finite = FiniteWatch()
@@ -73,12 +75,19 @@ class Run:
         factors = self._factors.of(call)  # as they are now, whenever the control is computed
         if self._is_outside(call) or (factors is not None and not any(factors)):
             return None
+        self.hints.require_place(call, has_masks=bool(self.shape.masks.layers))
         self._finite.look()
         active = self._active(call)
         if not active:
             return None
         step = self._step(call)
         return self._when_due(call, active, lambda: self._compute(call, step, factors))
+
+    def forget(self) -> None:
+        """Instead of the last step, where a sampling broke off and nothing was cleaned up."""
+        if self.network is not None:
+            release(self.network)
+        self.hints.forget()
 
     def finish(self) -> None:
         """After the last step: ValueError for residuals that only now turn out to be NaN."""
@@ -153,7 +162,7 @@ class Run:
         lists = self._ask(call, asked)
         self._layout = Layout.of(lists, unet=None if self.unet is None else len(self.unet))
         residuals = self._layout.read(lists, call.x.shape[0])
-        self._finite.see(residuals)
+        self._finite.see(residuals, call.x)
         if self.unet is not None:
             # The host would log and drop a residual that does not fit.
             residuals.require_shapes(self.unet, *call.latent_size)

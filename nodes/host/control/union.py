@@ -11,6 +11,7 @@ from torch import Tensor
 from ....cnpp_core.network.union import require_types
 from .apply import require_image
 from .control import ControlNetPlusPlus, as_ours
+from .family import config_of
 from .network import TYPES, WEIGHTS, HostedNetwork
 
 NODE = "Union Control Type"
@@ -18,38 +19,42 @@ NODE = "Union Control Type"
 
 def with_union_type(
     control_net: host.ControlBase, kind: int, weight: float = 1.0, image: Tensor | None = None
-) -> ControlNetPlusPlus:
+) -> host.ControlBase:
     """A copy that reads one more condition of type ``kind``; weight 0 adds none.
 
     image: (B, H, W, C) in 0..1, or None for the one that Apply ControlNet++ gets. ValueError naming
     the type if the network lacks it, or what else can't be.
     """
-    ours = as_ours(control_net)
-    _require_union(ours, kind)
-    types, weights = _said(ours)
-    hints = ours.union_hints or (None,) * len(types)
+    copy = control_net.copy()
+    _require_union(copy, kind)
+    types, weights = _said(copy)
     if weight == 0.0:
         if not types:  # remembered, for a union network of no condition at all is no control
-            _say(ours, [kind], [0.0])
-        return ours
-    if image is not None:
-        require_image(image, ours, NODE)
+            _say(copy, [kind], [0.0])
+        return copy
     types, weights = [*types, kind], [*weights, weight]
-    hints = (*hints, None if image is None else image.movedim(-1, 1))
     plain = len(types) == 1 and weight == 1.0 and image is None
-    if not plain and not isinstance(ours.control_model, HostedNetwork):
+    if not plain and not isinstance(getattr(copy, "control_model", None), HostedNetwork):
         raise ValueError(
             f"{NODE}: this union network comes from another loader, which reads one condition "
             "without a weight or an image of its own. Load its file with Load ControlNet++."
         )
-    _say(ours, types, weights)
-    return ours.with_union_hints(() if plain else hints)
+    _say(copy, types, weights)
+    hints = copy.union_hints if isinstance(copy, ControlNetPlusPlus) else ()
+    if image is None and not hints:
+        return copy  # all of them read the same image, which the network does by itself
+    if image is not None:
+        require_image(image, copy, NODE)
+    hints = hints or (None,) * (len(types) - 1)
+    own = None if image is None else image.movedim(-1, 1)
+    return as_ours(copy).with_union_hints((*hints, own))
 
 
-def _require_union(control: ControlNetPlusPlus, kind: int) -> None:
+def _require_union(control: host.ControlBase, kind: int) -> None:
     """ValueError if the control has no union network of ours or the host's, or lacks the type."""
-    known = control.config.union_types if control.config is not None else None
-    if known is None and getattr(control.control_model, "num_union_modes", 0):
+    config, network = config_of(control), getattr(control, "control_model", None)
+    known = config.union_types if config is not None else None
+    if known is None and getattr(network, "num_union_modes", 0):
         raise ValueError(
             f"{NODE}: this union network is none of Stable Diffusion's, its types have other "
             "numbers. Use ComfyUI's own node Set Union ControlNet Type for it."

@@ -19,7 +19,6 @@ from ....cnpp_core.checkpoint.load import STORAGE, LoadedControl, load_controlne
 from ....cnpp_core.checkpoint.report import weights_text
 from ....cnpp_core.network.blocks import Attention, Place
 from ....cnpp_core.network.config import NetworkConfig
-from ..control.control import ControlNetPlusPlus
 from ..control.network import HostedNetwork
 
 DTYPES: dict[str, torch.dtype | None] = {
@@ -34,8 +33,8 @@ DTYPES: dict[str, torch.dtype | None] = {
 
 def load_control(
     path: str | Path, dtype: str = "auto", model: Any = None
-) -> tuple[ControlNetPlusPlus, str]:
-    """The control in a file, and a few lines that say what it is.
+) -> tuple[controlnet.ControlNet, str]:
+    """The host's own control around the network in a file, and a few lines that say what it is.
 
     dtype: a key of DTYPES; "auto" is the host's choice. model: the host's MODEL, needed by files
     that hold only the difference to it. Raises ValueError for a file that is no ControlNet.
@@ -65,8 +64,11 @@ def build_control(
     dtype: torch.dtype,
     attn_precision: torch.dtype | None = None,
     global_average_pooling: bool = False,
-) -> ControlNetPlusPlus:
-    """A control around our network with these weights (original layout); shares their memory."""
+) -> controlnet.ControlNet:
+    """The host's own control around our network with these weights (original layout).
+
+    It shares their memory. The host's own class, so that other packs know what it is.
+    """
     load_device = model_management.get_torch_device()
     manual_cast_dtype = model_management.unet_manual_cast(dtype, load_device)
     network = HostedNetwork(
@@ -79,13 +81,12 @@ def build_control(
     offload_device = model_management.unet_offload_device()
     placed = {key: value.to(device=offload_device, dtype=dtype) for key, value in weights.items()}
     network.load_state_dict(placed, strict=True, assign=True)
-    inner = controlnet.ControlNet(
+    return controlnet.ControlNet(
         network.eval().requires_grad_(False),
         load_device=load_device,
         manual_cast_dtype=manual_cast_dtype,
         global_average_pooling=global_average_pooling,
     )
-    return ControlNetPlusPlus(inner)
 
 
 def attention(attn_precision: torch.dtype | None) -> Attention:

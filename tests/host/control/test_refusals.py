@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from controlnet_pp.tests.host.control.shaping import block_scales
+from controlnet_pp.tests.host.control.shaping import block_scales, mode
 from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, prompt
 
 
@@ -82,7 +82,7 @@ def sample_with(host, layout, control):
 
 def test_a_model_of_other_widths_is_refused_before_the_first_step(host):
     ours, _ = host.pair(TINY)
-    message = sample_with(host, TINY_SD15, ours)
+    message = sample_with(host, TINY_SD15, mode(host, ours))
     assert "64 64 64 128 128 " in message, "the ControlNet's own blocks"
     assert "64 64 64 64 128 128 128 256" in message, "the model's blocks"
 
@@ -102,7 +102,7 @@ def test_a_transformer_model_is_named(host):
             self.unet_config = {"image_model": "flux", "hidden_size": 3072}
 
     with pytest.raises(ValueError, match="the model is Flux"):
-        ours.copy().pre_run(types.SimpleNamespace(model_config=Flux()), lambda percent: 0.0)
+        mode(host, ours).pre_run(types.SimpleNamespace(model_config=Flux()), lambda percent: 0.0)
 
 
 def test_the_families_are_named_before_the_first_step(host):
@@ -183,7 +183,7 @@ def test_two_chained_controls_of_other_shapes_are_refused(host):
 
 def test_a_residual_that_does_not_fit_the_latent_is_refused_instead_of_dropped(host):
     ours, _ = host.pair(TINY)
-    positive, _ = apply(host, ours)
+    positive, _ = apply(host, mode(host, ours))
     control = positive[0][1]["control"]
     network = control.control_model
 

@@ -22,6 +22,8 @@ def test_what_others_set_read_and_delete_is_the_inner_controls(host):
         assert getattr(control, name) is value
     del control.cond_hint
     assert not hasattr(control.inner, "cond_hint")
+    control.cond_hint = value
+    assert control.inner.cond_hint is value
 
 
 def test_the_chain_and_the_methods_stay_its_own(host):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 import torch
-from controlnet_pp.tests.host.control.shaping import control_in, masked
+from controlnet_pp.tests.host.control.shaping import control_in, masked, mode
 from controlnet_pp.tests.host.harness import TINY, apply, picture, prompt
 
 CLOSE = 5e-4
@@ -48,7 +48,7 @@ def test_windows_of_a_longer_batch_take_their_own_frames(host):
 
 def test_many_windows_do_not_keep_a_hint_each(host):
     ours, _ = host.pair(TINY)
-    control = control_in(apply(host, ours, image=picture(batch=12)))
+    control = control_in(apply(host, mode(host, ours), image=picture(batch=12)))
     model = host.model(TINY).model
     control.pre_run(model, model.model_sampling.percent_to_sigma)
     context = prompt(TINY, 1)[0][0]

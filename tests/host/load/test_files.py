@@ -65,7 +65,7 @@ def test_files_in_low_precision_give_the_hosts_result(host, stored):
     (theirs,) = host.call("ControlNetLoader", control_net_name=path.name)
     control, _ = load(host, path)
     assert control.control_model.dtype == theirs.control_model.dtype
-    assert control.inner.manual_cast_dtype == theirs.manual_cast_dtype
+    assert control.manual_cast_dtype == theirs.manual_cast_dtype
     assert (sample(host, TINY, control) - sample_host(host, TINY, theirs)).abs().max() == 0.0
 
 
