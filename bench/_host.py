@@ -126,7 +126,9 @@ class Workbench:
         )
 
     def our_control(self, shape: ControlShape) -> Any:
-        """A control of ours with a shape."""
+        """A control of ours with a shape; without one, ComfyUI's own around our network."""
+        if shape == ControlShape():
+            return self.control.copy()
         return ours("nodes.host.control.control").ControlNetPlusPlus(self.control.copy(), shape)
 
 
