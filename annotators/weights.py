@@ -10,8 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..cnpp_core.checkpoint.read import read_tensors
-from ..cnpp_core.checkpoint.words import shown
+from ..cnpp_core.checkpoint.read import read_tensors, shown
 from .catalogue import WEIGHTS, WeightFile
 from .download import Progress, fetch
 from .hub import mirrored

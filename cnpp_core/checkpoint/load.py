@@ -16,7 +16,6 @@ from ..network.config import NetworkConfig
 from ..network.controlnet import ControlNet
 from .formats import (
     DIFFUSERS,
-    ORIGINAL,
     OTHER_PACK,
     WHOLE,
     FoundControlNet,
@@ -25,6 +24,7 @@ from .formats import (
 )
 from .keys import from_diffusers
 from .read import read_tensors
+from .report import network_title
 from .shapes import MissingTensor, find_config
 from .words import DOWNLOAD_AGAIN, refusal, shown, some
 
@@ -39,7 +39,8 @@ STORAGE = {
     torch.float8_e5m2: "fp8 e5m2",
 }
 PROMAX_TYPES = 8
-PART = 0.1  # of the tensors: who lacks more has one part of a split file, not a bad download
+# Who lacks one of these or more than a tenth has one part of a split file, not a bad download.
+PARTS, PART = ("time_embed.", "zero_convs.", "middle_block.", "middle_block_out."), 0.1
 # The parts a ControlNet has and its UNet has not: a difference file stores them in full.
 OWN_PARTS = (
     "zero_convs.",
@@ -75,7 +76,7 @@ class LoadedControl:
             for dtype, size in self.bytes_by_dtype.items()
         )
         return (
-            f"{self.config.family} ControlNet, {self.config.blocks} blocks\n"
+            f"{network_title(self.config, 'ControlNet')}, {self.config.blocks} blocks\n"
             f"{self.parameters:,} parameters in {len(self.state_dict)} tensors\n"
             f"format: {self.format}\nstored: {stored}"
         )
@@ -103,12 +104,15 @@ def load_controlnet_file(
     if found.ignored:
         ignored = some(found.ignored)
         log.info("%s: ignored %d tensors: %s", shown(name), len(found.ignored), ignored)
+    state_dict = found.state_dict
     try:
-        original = found.layout == ORIGINAL
-        state_dict = found.state_dict if original else from_diffusers(found.state_dict)
+        if found.layout == DIFFUSERS:
+            state_dict = from_diffusers(state_dict)
         config = find_config(state_dict)
     except MissingTensor as error:
-        raise _incomplete(name, str(error).rstrip(".")) from error
+        there = [any(name.startswith(part) for name in state_dict) for part in PARTS]
+        reason, part = str(error).rstrip("."), any(there) and not all(there)
+        raise _incomplete(name, reason, part) from error
     except ValueError as error:
         what = f"is no ControlNet of a known kind ({str(error).rstrip('.')})"
         raise refusal(name, what, OTHER_PACK) from error
@@ -156,12 +160,10 @@ def _check_complete(state_dict: Mapping[str, Tensor], network: ControlNet, name:
 
 def _incomplete(name: str, reason: str, part: bool = False) -> ValueError:
     if number := split_part(name):
-        what, advice = f"is part {number} of a split file", WHOLE
-    elif part:
-        what, advice = "is a part of a ControlNet, as split files have", WHOLE
-    else:
-        what, advice = "is a ControlNet with tensors missing", DOWNLOAD_AGAIN
-    return refusal(name, f"{what} ({reason})", advice)
+        return refusal(name, f"is part {number} of a split file ({reason})", WHOLE)
+    if part:
+        return refusal(name, f"is a part of a ControlNet, as split files have ({reason})", WHOLE)
+    return refusal(name, f"is a ControlNet with tensors missing ({reason})", DOWNLOAD_AGAIN)
 
 
 def _add_unet(

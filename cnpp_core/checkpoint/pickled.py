@@ -187,6 +187,10 @@ _STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "ComplexFloatStorage": torch.complex64,
     "UntypedStorage": torch.uint8,
+    # Of quantised tensors, which are refused by name.
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
 }
 _DICTIONARIES = ("collections.OrderedDict",)
 _TENSORS = (

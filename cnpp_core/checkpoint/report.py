@@ -21,6 +21,7 @@ from ..network.controlnet import ControlNet
 from ..network.unet import UNet
 
 CONTEXT_TOKENS = 77  # CLIP's
+INPAINT_CHANNELS = 9  # latent, mask, masked latent
 LATENT_SCALE = 8  # picture pixels per latent pixel
 BYTES = {"fp32": 4, "fp16": 2, "fp8": 1}
 
@@ -78,8 +79,16 @@ class NetworkReport:
 def weights_text(config: NetworkConfig, weights: Mapping[str, Tensor]) -> str:
     """What a ControlNet's weights are, in three lines: all that is known without running it."""
     parameters = sum(weight.numel() for weight in weights.values())
-    title = f"{config.family} ControlNet"
+    title = network_title(config, "ControlNet")
     return "\n".join(_heading(title, config.blocks, parameters, len(weights)))
+
+
+def network_title(config: NetworkConfig, kind: str) -> str:
+    """ "SD1.5 ControlNet", and what latents it reads if they are not the usual ones."""
+    usual = config.in_channels == NetworkConfig.in_channels
+    inpaint = ", an inpaint model's" if config.in_channels == INPAINT_CHANNELS else ""
+    latents = "" if usual else f" for latents of {config.in_channels} channels{inpaint}"
+    return f"{config.family} {kind}{latents}"
 
 
 def _heading(title: str, residuals: int, parameters: int, tensors: int) -> list[str]:
@@ -133,7 +142,7 @@ def report(
     return report_module(
         network,
         example,
-        title=f"{config.family} {kind}",
+        title=network_title(config, kind),
         example_text=f"{width} x {height}, batch {batch}",
         family=config.family,
         residuals=config.blocks if kind == "ControlNet" else 0,

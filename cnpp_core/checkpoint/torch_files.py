@@ -160,7 +160,7 @@ def _unpicklable(path: Path, error: Unpicklable) -> ValueError:
 def _weights(path: Path, loaded: Any) -> dict[str, StoredTensor]:
     """The tensors in a loaded file, not read yet; of a training checkpoint its "state_dict"."""
     if not isinstance(loaded, dict):
-        kind = "Tensor" if isinstance(loaded, StoredTensor) else type(loaded).__name__
+        kind = loaded.by if isinstance(loaded, Made) else type(loaded).__name__
         advice = "choose a ControlNet from models/controlnet"
         raise refusal(path, f"holds a {kind} instead of named tensors", advice)
     nested = loaded.get("state_dict")

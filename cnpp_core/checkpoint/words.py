@@ -12,7 +12,7 @@ SAVE_AS_SAFETENSORS = "get it as .safetensors instead"
 UNPACK = "unpack it and choose the model inside"
 LONGEST_SHOWN = 100
 # Every name is looked at many times; whole SDXL checkpoints have 2,600, none of 200 characters.
-MOST_TENSORS, LONGEST_NAME = 10_000, 500
+MOST_TENSORS, LONGEST_NAME = 10_000, 300
 
 
 def shown(text: object, longest: int = LONGEST_SHOWN) -> str:

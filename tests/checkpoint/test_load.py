@@ -6,6 +6,7 @@ import pytest
 import torch
 from controlnet_pp.cnpp_core.checkpoint import (
     load_controlnet_file,
+    report,
     to_diffusers,
 )
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
@@ -92,6 +93,27 @@ def test_the_network_in_another_type(tmp_path):
     path = saved(tmp_path / "n.safetensors", weights(dtype=torch.float8_e4m3fn))
     net = load_controlnet_file(path).network(dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in net.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_a_controlnet_of_an_inpaint_unet_reads_nine_channels_and_says_so(tmp_path, layout):
+    nine = replace(TINY, in_channels=9)
+    net = weights(nine) if layout == "original" else to_diffusers(weights(nine), nine)
+    path = saved(tmp_path / "n.safetensors", net)
+    loaded = load_controlnet_file(path)
+    assert loaded.config == nine
+    assert (loaded.config.in_channels, loaded.config.hint_channels) == (9, 3)
+    said = "custom ControlNet for latents of 9 channels, an inpaint model's"
+    assert loaded.summary().startswith(said)
+    assert report(loaded.config).title == said
+    with torch.no_grad():
+        residuals = loaded.network()(
+            torch.randn(1, 9, 8, 8),
+            torch.rand(1, 3, 64, 64),
+            torch.tensor([9]),
+            torch.ones(1, 5, 24),
+        )
+    assert len(residuals) == nine.blocks
 
 
 def test_inside_a_training_checkpoint_the_rest_is_ignored_and_logged(tmp_path, caplog):

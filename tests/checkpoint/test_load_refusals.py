@@ -55,9 +55,33 @@ def test_a_missing_tensor_that_decides_the_shape_is_named(tmp_path):
     assert "download it again" in message
 
 
-def test_one_part_of_a_split_file_is_named_so(tmp_path):
-    kept = {k: v for k, v in weights().items() if not k.startswith("middle_block.0.")}
-    assert "split" in refusal(saved(tmp_path / "net-00001-of-00002.safetensors", kept))
+def half_of_a_diffusers_file(number):
+    """As huggingface_hub splits a state dict: tensors in their order until a file is full."""
+    diffusers = pytest.importorskip("diffusers", reason="its state dict has the order of files")
+    with torch.device("meta"):
+        net = diffusers.ControlNetModel(
+            block_out_channels=(32, 64, 64, 64), cross_attention_dim=8, attention_head_dim=8
+        )
+    whole = {name: torch.zeros(tensor.shape) for name, tensor in net.state_dict().items()}
+    names = list(whole)
+    half = len(names) // 2
+    return {name: whole[name] for name in (names[:half], names[half:])[number - 1]}
+
+
+@pytest.mark.parametrize("name", ["net-0000{}-of-00002.safetensors", "renamed{}.safetensors"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_either_half_of_a_split_file_is_named_so(tmp_path, name, number):
+    half = half_of_a_diffusers_file(number)
+    message = refusal(saved(tmp_path / name.format(number), half))
+    assert "get the ControlNet as one file" in message
+    assert ("of a split file" if "-of-" in name else "as split files have") in message
+
+
+def test_a_few_missing_tensors_are_no_split_file(tmp_path):
+    kept = {k: v for k, v in weights().items() if not k.startswith("middle_block.0.norm")}
+    del kept["zero_convs.1.0.bias"]
+    assert "split" not in refusal(saved(tmp_path / "n.safetensors", kept))
+    assert "part 1 of 2 of a split" in refusal(saved(tmp_path / "n-1-of-00002.safetensors", kept))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -12,6 +12,7 @@ from random import Random
 import pytest
 import torch
 from controlnet_pp.cnpp_core.checkpoint import read_tensors
+from controlnet_pp.cnpp_core.checkpoint.words import shown, some
 from safetensors.torch import save, save_file
 
 DTYPES = [
@@ -78,6 +79,55 @@ def test_content_counts_and_not_the_name(tmp_path):
     save_file(TENSORS, tmp_path / "b.ckpt")
     assert same(read_tensors(tmp_path / "a.safetensors"), TENSORS)
     assert same(read_tensors(tmp_path / "b.ckpt"), TENSORS)
+
+
+def tensors_of_every_kind():
+    numbers = torch.arange(24.0).reshape(2, 3, 4)
+    return {
+        "transposed": numbers.transpose(0, 2),
+        "a part": numbers[1, :, 1:3],
+        "tied": numbers,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(torch.ones(3)),
+        "bool": torch.tensor([True, False]),
+        "complex": torch.tensor([1 + 2j]),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "double": torch.ones(3, dtype=torch.float64),
+        "long": torch.tensor([2**40]),
+        "fp8": torch.ones(5).to(torch.float8_e5m2),
+        "inner": torch.nn.Linear(3, 2).state_dict(),  # an OrderedDict with attributes
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_tensors_are_those_of_torch_load(tmp_path, zipped, protocol):
+    path = tmp_path / "net.pth"
+    saved = tensors_of_every_kind() | {"note": ["a", 1, None, 2.5, (3,), {4}, torch.Size([1])]}
+    if not zipped:  # torch itself can't read these from an old file
+        saved.pop("fp8")
+    torch.save(saved, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    expected = torch.load(path, weights_only=False)
+    expected |= {f"inner.{name}": value for name, value in expected.pop("inner").items()}
+    del expected["note"]
+    found = read_tensors(path)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.stride() == expected[name].stride()
+    assert same(contiguous(found), contiguous(expected))
+    tied, part = (found[name].untyped_storage().data_ptr() for name in ("tied", "a part"))
+    assert tied == part
+
+
+def contiguous(tensors):
+    return {name: value.detach().reshape(-1).contiguous() for name, value in tensors.items()}
+
+
+def test_an_old_file_is_read_however_long(tmp_path):
+    tensors = {"a": torch.arange(1 << 22, dtype=torch.float32), "b": torch.ones(3)}
+    torch.save(tensors, tmp_path / "net.bin", _use_new_zipfile_serialization=False)
+    assert same(read_tensors(tmp_path / "net.bin"), tensors)
 
 
 def test_of_a_training_checkpoint_the_weights_are_taken(tmp_path):
@@ -230,6 +280,37 @@ def test_damage_anywhere_gives_tensors_or_a_refusal_and_nothing_else(tmp_path, c
 )
 def test_what_is_no_model_is_refused_by_its_name(tmp_path, content, what):
     assert what in refusal(written(tmp_path / "net.safetensors", content))
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize")
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.empty(3, device="meta"), "without numbers"),
+        (torch.zeros(3, dtype=torch.complex64).conj(), "conjugated"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantised"),
+    ],
+)
+def test_a_tensor_whose_numbers_are_not_there_as_they_are_is_named(tmp_path, tensor, what):
+    torch.save({"state_dict": {"a.weight": tensor}}, tmp_path / "net.pth")
+    assert f"holds the tensor a.weight, which is {what}" in refusal(tmp_path / "net.pth")
+
+
+def test_names_are_shown_escaped_and_cut():
+    assert shown("a\x1b[2J\n\u202e\ud800") == r"a\x1b[2J\n\u202e\ud800"
+    assert shown("\u00e9" * 200_000) == "\u00e9" * 100 + "..."
+    assert some(["a\r", "b", "c", "d"], 2) == r"a\r, b and 2 more"
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    path = written(tmp_path / "net.pth", b"x")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(path), "open", denied)
+    assert "can't be read" in refusal(path)
 
 
 def test_an_ordinary_zip_is_refused(tmp_path):

@@ -74,6 +74,19 @@ def test_a_missing_tensor_is_named():
         read_config(state_dict)
 
 
+def test_a_width_that_no_normalisation_divides_is_named():
+    state_dict = dict(ControlNet(SD15, device="meta").state_dict())
+    state_dict["input_blocks.0.0.weight"] = torch.empty(1, 4, 3, 3, device="meta")
+    with pytest.raises(ValueError, match="1 channels wide, which must be a multiple of 32"):
+        read_config(state_dict)
+
+
+def test_a_missing_tensor_reaches_users_as_a_plain_error():
+    with pytest.raises(ValueError, match=r"no tensor input_blocks\.0") as caught:
+        read_config({})
+    assert type(caught.value) is ValueError  # ComfyUI shows other classes with their module's path
+
+
 def test_a_width_that_is_no_multiple_is_named():
     state_dict = dict(ControlNet(SD15, device="meta").state_dict())
     state_dict["input_blocks.4.0.in_layers.2.weight"] = torch.empty(500, 320, 3, 3, device="meta")
