@@ -101,7 +101,8 @@ def load(network: nn.Module, key: str, path: Path | str) -> None:
         named = _known_as({name: tuple(value.shape) for name, value in found.items()})
         what = f"It looks like {named}. " if named and named != wanted.name else ""
         raise ValueError(
-            f"{shown(path.name)} is not the published {wanted.name}: {problem}. {what}{_instead(wanted)}"
+            f"{shown(path.name)} is not the published {wanted.name}: {problem}. "
+            f"{what}{_instead(wanted)}"
         )
     network.load_state_dict(tensors, strict=False)  # only counters can be missing by now
     log.info("loaded %s", path)

@@ -226,6 +226,8 @@ _HARMLESS = frozenset(  # what training code leaves in a file; nothing of it is 
         "torch.Size",
         "torch.device",
         "torch.serialization._get_layout",
+        "torch.per_tensor_affine",
+        "torch.per_channel_affine",
     )
 )
 

@@ -284,16 +284,16 @@ def test_what_is_no_model_is_refused_by_its_name(tmp_path, content, what):
 
 @pytest.mark.filterwarnings("ignore:.*quantize")
 @pytest.mark.parametrize(
-    ("tensor", "what"),
+    ("make", "what"),
     [
-        (torch.eye(3).to_sparse(), "sparse"),
-        (torch.empty(3, device="meta"), "without numbers"),
-        (torch.zeros(3, dtype=torch.complex64).conj(), "conjugated"),
-        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantised"),
+        (lambda: torch.eye(3).to_sparse(), "sparse"),
+        (lambda: torch.empty(3, device="meta"), "without numbers"),
+        (lambda: torch.zeros(3, dtype=torch.complex64).conj(), "conjugated"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantised"),
     ],
 )
-def test_a_tensor_whose_numbers_are_not_there_as_they_are_is_named(tmp_path, tensor, what):
-    torch.save({"state_dict": {"a.weight": tensor}}, tmp_path / "net.pth")
+def test_a_tensor_whose_numbers_are_not_there_as_they_are_is_named(tmp_path, make, what):
+    torch.save({"state_dict": {"a.weight": make()}}, tmp_path / "net.pth")
     assert f"holds the tensor a.weight, which is {what}" in refusal(tmp_path / "net.pth")
 
 
