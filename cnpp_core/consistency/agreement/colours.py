@@ -57,7 +57,8 @@ class ColourMeasure(Measure):
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) in 0..1; refuses drawings, masks and flat pictures."""
         refuse_if([_problem(one) for one in condition], "a tile (a coarse picture in colour)")
-        return condition.float().clamp(0, 1), []
+        remarks = [remark for one in condition if (remark := _remark(one))]
+        return condition.float().clamp(0, 1), remarks[:1]
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """(N, 3, h, w) -> (N, 3, height, width), interpolated: coarse pictures are smooth."""
@@ -83,12 +84,16 @@ def _problem(condition: Tensor) -> str:
         return problem
     if condition.shape[0] != 3:
         return f"it has one channel. Connect the output of {NODE}."
+    return ""
+
+
+def _remark(condition: Tensor) -> str:
     if (condition.amax() - condition.amin()).item() < FLAT:
-        return f"it has one value everywhere. Connect the output of {NODE}."
+        return "the condition has one value everywhere."
     extreme = ((condition < FLAT) | (condition > 1 - FLAT)).all(0).float().mean().item()
     if extreme > MOST_EXTREME:
         return (
-            f"{extreme:.0%} of it is black, white or a pure colour, like a drawing or a mask. "
-            f"Connect the output of {NODE}."
+            f"{extreme:.0%} of the condition is black, white or a pure colour, like a drawing or a "
+            "mask. If it is no picture, another kind fits it better."
         )
     return ""

@@ -51,7 +51,10 @@ class DepthMeasure(Measure):
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Depth of a map (N, 1 or 3, H, W) -> (N, 1, H, W) in 0..1; refuses what is none."""
         refuse_if([_problem(one) for one in condition], "a depth map (grey, near is white)")
-        return condition.float().mean(1, keepdim=True), []
+        grey = condition.float().mean(1, keepdim=True)
+        spread = (grey.amax((1, 2, 3)) - grey.amin((1, 2, 3))).min().item()
+        flat = ["the condition has one value everywhere: no depth is wanted."]
+        return grey, flat if spread < FLAT else []
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """(N, 1, h, w) -> (N, 1, height, width), interpolated: depth is mostly smooth."""
@@ -93,10 +96,8 @@ def _problem(condition: Tensor) -> str:
             "output of the Depth (MiDaS) node."
         )
     grey = condition.float().mean(0)
-    if (grey.max() - grey.min()).item() < FLAT:
-        return "it has one value everywhere. Connect the output of the Depth (MiDaS) node."
     extreme = ((grey < FLAT) | (grey > 1 - FLAT)).float().mean().item()
-    if extreme > MOST_EXTREME:
+    if extreme > MOST_EXTREME and (grey.max() - grey.min()).item() >= FLAT:
         return (
             f"{extreme:.0%} of it is black or white, like a drawing or a mask. Connect the output "
             "of the Depth (MiDaS) node."

@@ -36,6 +36,7 @@ class EdgeMeasure(Measure):
     """F1 of the set pixels; `tolerance` in pixels as in `metrics.edge_f1`, 0 for exact pixels.
 
     what: the word for a set pixel. node: the one whose output such a condition is.
+    most_white: share of set pixels above which it is none.
     """
 
     metric: ClassVar[str] = "F1"
@@ -49,6 +50,7 @@ class EdgeMeasure(Measure):
     tolerance: int = 0
     what: str = "edge"
     node: str = "Canny"
+    most_white: float = MOST_WHITE
 
     @property
     def name(self) -> str:
@@ -103,7 +105,7 @@ class EdgeMeasure(Measure):
                 f"{between:.0%} of it is shades of grey, like a photograph or a depth map. Connect "
                 f"the output of the {self.node} node."
             )
-        if (white := (grey > 0.5).float().mean().item()) > MOST_WHITE:
+        if (white := (grey > 0.5).float().mean().item()) > self.most_white:
             return (
                 f"{white:.0%} of it is white. Black lines on white must be inverted first (Invert "
                 f"Image); a filled mask is no {self.what} map."

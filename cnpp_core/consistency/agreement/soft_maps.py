@@ -25,7 +25,9 @@ from .measure import (
     wrong_scale,
 )
 
-# What such maps are not: bright on average (black lines on white), or without a dark ground.
+# Such maps are not bright on average (black lines on white): of trained HED on 24 photographs and
+# drawings, at 256 and 512 pixels, none has a mean above 0.41. A dark ground most of them have, but
+# not those of textures, down to 23 %.
 MOST_LIGHT = 0.5
 DARK, LEAST_DARK = 0.25, 0.4
 
@@ -52,7 +54,15 @@ class SoftMapMeasure(Measure):
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Grey of a map (N, 1 or 3, H, W) -> (N, 1, H, W) float; refuses what is no such map."""
         refuse_if([self._problem(one) for one in condition], f"a {self.what} (white on black)")
-        return condition.float().mean(1, keepdim=True).clamp(0, 1), []
+        grey = condition.float().mean(1, keepdim=True).clamp(0, 1)
+        dark = (grey < DARK).float().mean((1, 2, 3)).min().item()
+        remarks = []
+        if dark < LEAST_DARK:
+            remarks.append(
+                f"only {dark:.0%} of the condition is dark. If it is no {self.what} but a "
+                f"photograph or a depth map, connect the output of the {self.node} node."
+            )
+        return grey, remarks
 
     def resize(self, wanted: Tensor, height: int, width: int) -> Tensor:
         """(N, 1, h, w) -> (N, 1, height, width), interpolated: the maps are smooth."""
@@ -96,10 +106,5 @@ class SoftMapMeasure(Measure):
             return (
                 f"it is light, {light:.0%} on average. Black lines on white must be inverted first "
                 f"(Invert Image); otherwise connect the output of the {self.node} node."
-            )
-        if (dark := (grey < DARK).float().mean().item()) < LEAST_DARK:
-            return (
-                f"only {dark:.0%} of it is dark, like a photograph or a depth map. Connect the "
-                f"output of the {self.node} node."
             )
         return ""

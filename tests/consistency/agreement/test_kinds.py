@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from controlnet_pp.annotators.kinds import ADE20K
@@ -113,7 +115,6 @@ WRONG = [
     (Condition.LINEART, 1 - soft_lines(), "inverted"),
     (Condition.SOFTEDGE, normal_map(), "colour"),
     (Condition.DEPTH, (soft_lines() > 0.8).float(), "like a drawing"),
-    (Condition.DEPTH, torch.full((1, 1, SIZE, SIZE), 0.5), "one value"),
     (Condition.DEPTH, regions(2, 4), "colour"),
     (Condition.NORMAL, slope(), "one channel"),
     (Condition.NORMAL, slope().expand(-1, 3, -1, -1), "stand for a direction"),
@@ -130,3 +131,17 @@ WRONG = [
 def test_a_condition_of_another_kind_is_refused_with_what_it_looks_like(kind, condition, words):
     with pytest.raises(ValueError, match=words):
         check(kind, condition, SOUND[kind])
+
+
+UNUSUAL = [
+    (Condition.SOFTEDGE, 0.3 + 0.1 * soft_lines(), r"only 0% of the condition is dark"),
+    (Condition.DEPTH, torch.full((1, 1, SIZE, SIZE), 0.5), "one value everywhere"),
+    (Condition.TILE, torch.full((1, 3, SIZE, SIZE), 0.5), "one value everywhere"),
+    (Condition.TILE, (soft_lines() > 0.8).float().expand(-1, 3, -1, -1), "like a drawing"),
+]
+
+
+@pytest.mark.parametrize(("kind", "condition", "words"), UNUSUAL)
+def test_what_a_node_may_really_give_is_remarked_on_and_not_refused(kind, condition, words):
+    assert re.search(words, check(kind, condition, condition).report)
+    assert "Note:" not in check(kind, SOUND[kind], SOUND[kind]).report
