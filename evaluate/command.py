@@ -16,7 +16,7 @@ from ..annotators.kinds import KINDS
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Legend
 from .extras import clip_score, fid
-from .page import Case, Evaluation, table, write_csv, write_html
+from .page import NAMES, Case, Evaluation, table, write_csv, write_html
 from .pairs import Pair, find_pairs, read_batch, read_condition
 from .paper import PUBLISHED
 from .records import Record, Records, Shard
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] = ()) -> int:
     """Returns 0 when every condition has its score, 1 if other processes left some out."""
     options = _parser().parse_args(argv)
     kind = Condition.named(options.kind)
+    _require_device(options.device)
     shard = Shard.of_environment()
     pairs = find_pairs(options.pictures, options.conditions)[: options.limit or None]
     if options.protocol == "paper" and kind not in PUBLISHED:
@@ -144,7 +145,7 @@ def _write(
         shown.append((case, pictures))
         legend = colours or legend
     write_html(evaluation, out / "report.html", shown, legend)
-    (out / "table.txt").write_text(table(evaluation) + "\n", encoding="utf-8")
+    (out / "table.txt").write_text(table(evaluation) + "\n", encoding="utf-8", errors=NAMES)
     print(f"{table(evaluation)}\n\nby picture: {out / 'scores.csv'}")
     print(f"the worst cases: {out / 'report.html'}")
 
@@ -183,6 +184,37 @@ def _device(options: argparse.Namespace, shard: Shard) -> torch.device:
     return torch.device("cpu")
 
 
+def _require_device(name: str) -> None:
+    """ValueError for a device that is not there, before anything is scored."""
+    if not name:
+        return
+    try:
+        there = torch.zeros(1, device=name).device.type != "meta"
+    except (RuntimeError, AssertionError, ValueError) as error:  # what PyTorch lacks is asserted
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: {reason} Give cpu, cuda or cuda:1, say.") from error
+    if not there:
+        raise ValueError(f"--device {name} computes nothing. Give cpu, cuda or cuda:1, say.")
+
+
+def _whole(text: str) -> int:
+    """A number of things, for an option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 upwards")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A length of time, for an option."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 upwards")
+    return seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -213,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         + "; the first is the default",
     )
-    parser.add_argument("--tolerance", type=int, default=0, help="pixels, for --protocol check")
+    parser.add_argument("--tolerance", type=_whole, default=0, help="pixels, for --protocol check")
     parser.add_argument(
         "--weights",
         type=Path,
@@ -241,12 +273,12 @@ def _parser() -> argparse.ArgumentParser:
         help="also CLIP score, prompts as "
         "JSON or folder of .txt (needs torchmetrics and transformers, fetches CLIP)",
     )
-    parser.add_argument("--show", type=int, default=24, help="worst cases on the page")
-    parser.add_argument("--limit", type=int, default=0, help="only so many conditions")
+    parser.add_argument("--show", type=_whole, default=24, help="worst cases on the page")
+    parser.add_argument("--limit", type=_whole, default=0, help="only so many conditions")
     parser.add_argument("--device", default="", help="cpu, cuda:1, ...; else a GPU if there is one")
     parser.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=600.0,
         help="seconds to wait for other processes that add nothing",
     )

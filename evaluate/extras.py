@@ -87,9 +87,9 @@ def clip_score(
 def read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
     """The prompt of every name; ValueError naming the first one without."""
     if path.is_dir():
-        found = {file.stem: file.read_text(encoding="utf-8").strip() for file in path.glob("*.txt")}
+        found = {file.stem: _text(file).strip() for file in path.glob("*.txt")}
     elif path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _json(path)
     else:
         raise ValueError(f"--clip: there is no file or folder {path}.")
     missing = [name for name in names if name not in found]
@@ -97,6 +97,25 @@ def read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
         raise ValueError(
             f"--clip: {path} has no prompt for {missing[0]} ({len(missing)} of {len(names)} lack "
             'one). It needs {"name of the condition": "prompt"}, or a folder with NAME.txt.'
+        )
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--clip: {path} is no text in UTF-8 ({error.reason}).") from error
+
+
+def _json(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"--clip: {path} is no JSON ({error}).") from error
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError(
+            f'--clip: {path} needs {{"name of the condition": "prompt"}} and nothing else.'
         )
     return found
 

@@ -20,6 +20,8 @@ from .paper import PUBLISHED
 from .records import Record
 from .scoring import Scoring
 
+# A file name need not be text; what of it is none is written as \\udc.. and stops nothing.
+NAMES = "backslashreplace"
 THUMBNAIL = 256  # pixels, the longer side
 QUANTILES = (("worst", 0.0), ("lower quarter", 0.25), ("median", 0.5), ("upper quarter", 0.75))
 
@@ -84,7 +86,7 @@ def table(evaluation: Evaluation) -> str:
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:
     """One line per picture: condition, picture, score, and the sentence of the metric."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors=NAMES) as file:
         writer = csv.writer(file)
         writer.writerow(["condition", "picture", evaluation.scoring.name, "details"])
         for case in evaluation.cases():
@@ -114,6 +116,7 @@ def write_html(
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><table>{summary}</table>"
         f'<h2>The worst {len(shown)}</h2><p class="legend">{colours}</p>{cases}</html>\n',
         encoding="utf-8",
+        errors=NAMES,
     )
 
 

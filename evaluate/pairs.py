@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -65,23 +65,22 @@ def find_pairs(pictures: Path, conditions: Path) -> list[Pair]:
 
 
 def read_picture(path: Path) -> Tensor:
-    """(1, 3, H, W) in 0..1; transparency is dropped."""
-    return _tensor(_open(path).convert("RGB"))
+    """(1, 3, H, W) in 0..1, upright; transparency is dropped. ValueError for what can't be read."""
+    return _read(path, lambda image: image.convert("RGB")).expand(-1, 3, -1, -1)
 
 
 def read_condition(path: Path, numbers: bool = False) -> Tensor:
-    """(1, 1 or 3, H, W) in 0..1: one channel for grey files.
+    """(1, 1 or 3, H, W) in 0..1, upright: one channel for grey files.
 
     numbers: a file with a palette or one channel holds class numbers, which stay as they are / 255.
-    16-bit grey is divided by 65535.
+    16-bit grey is divided by 65535. Raises ValueError for what can't be read.
     """
-    image = _open(path)
-    if image.mode.startswith("I"):
-        deep = torch.from_numpy(np.asarray(image).astype(np.float32))[None, None]
-        return deep / 65535 if deep.max() > 255 else deep / 255
-    if image.mode == "P" and numbers:
-        return torch.from_numpy(np.asarray(image).copy())[None, None].float() / 255
-    return _tensor(image if image.mode == "L" else image.convert("RGB"))
+
+    def plain(image: Image.Image) -> Image.Image:
+        keep = image.mode == "L" or (image.mode == "P" and numbers)
+        return image if keep else image.convert("RGB")
+
+    return _read(path, plain, numbers)
 
 
 def read_batch(paths: Sequence[Path]) -> Tensor:
@@ -97,18 +96,49 @@ def read_batch(paths: Sequence[Path]) -> Tensor:
     return torch.cat(pictures)
 
 
-def _open(path: Path) -> Image.Image:
+def _read(path: Path, plain: Callable[[Image.Image], Image.Image], numbers: bool = False) -> Tensor:
+    """The file's pixels in 0..1: those of `plain`, or one channel where it holds more than 8 bits.
+
+    A camera's file says how it was held (EXIF), as every program shows it.
+    """
     try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
-        raise ValueError(f"{path} can't be read as a picture: {error}") from error
-    return image
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            deep = upright.mode.startswith(("I", "F"))
+            # PIL cuts such numbers off at 255 when it converts them.
+            pixels = np.array(upright if deep else plain(upright))
+    except Exception as error:  # PIL's readers raise whatever a broken file makes them raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} can't be read as a picture: {reason}") from error
+    if deep:
+        pixels = _in_8_bit_steps(pixels.astype(np.float64), upright.mode, numbers, path)
+    tensor = torch.from_numpy(pixels)
+    return (tensor[None] if tensor.ndim == 2 else tensor.movedim(-1, 0))[None].float() / 255
 
 
-def _tensor(image: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(image))
-    return (pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0))[None].float() / 255
+def _in_8_bit_steps(pixels: np.ndarray, mode: str, numbers: bool, path: Path) -> np.ndarray:
+    """Integers of 16 bits or floats in 0..1, times what makes them 0..255."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if mode == "F":
+        if not (low >= 0 and high <= 1):  # also for NaN
+            raise ValueError(
+                f"{path} holds floats from {low:g} to {high:g}; they must lie in 0..1. Save it "
+                "with 8 or 16 bits, or divide it."
+            )
+        return pixels * 255
+    if not (low >= 0 and high <= 65535):
+        raise ValueError(
+            f"{path} holds integers from {low:g} to {high:g}; they must lie in 0..65535. Save it "
+            "with 8 or 16 bits."
+        )
+    if high > 255 or high == 0:
+        return pixels / 257
+    if numbers:
+        return pixels
+    raise ValueError(
+        f"{path} has 16 bits, but nothing in it is above {high:g} of 65535, which is black. Save "
+        "numbers of 0 to 255 with 8 bits."
+    )
 
 
 def _by_name(folder: Path, what: str) -> dict[str, Path]:

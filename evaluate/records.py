@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 POLL = 0.5  # seconds
+# What a line or a file that somebody else wrote makes `json` and `Record.from_json` raise.
+NO_RECORD = (ValueError, KeyError, TypeError, IndexError, RuntimeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ class Record:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Record:
-        """The reverse; KeyError for an entry of something else."""
+        """The reverse; one of NO_RECORD for an entry of something else."""
         counts = None
         if "counts" in entry:
             counts = torch.zeros(entry["shape"], dtype=torch.int64)
             for row, column, number in entry["counts"]:
                 counts[row, column] = number
-        score = SampleScore(entry["score"], tuple(entry["per_picture"]), counts)
+        score = SampleScore(float(entry["score"]), tuple(map(float, entry["per_picture"])), counts)
+        if not len(score.per_picture) == len(entry["lines"]) == len(entry["stamp"]) / 2 - 1:
+            raise ValueError("a record has a score and a line for each picture")
         return cls(entry["name"], entry["stamp"], score, entry["lines"])
 
 
@@ -106,10 +110,10 @@ class Records:
     def _read(self, stamps: dict[str, list[int]]) -> dict[str, Record]:
         found = {}
         for file in self._files():
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = Record.from_json(json.loads(line))
-                except (json.JSONDecodeError, KeyError):
+                except NO_RECORD:
                     continue  # the line that was being written when the run broke off
                 if stamps.get(record.name) == record.stamp:
                     found[record.name] = record
@@ -157,9 +161,9 @@ class Records:
         path = self.folder / SETTINGS
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         if path.exists():
-            before = path.read_text(encoding="utf-8")
-            if before and before != text:
-                old = json.loads(before)
+            before = path.read_bytes()
+            if before and before != text.encode():
+                old = self._settings_in(path, before)
                 changed = sorted(k for k in {*old, *settings} if old.get(k) != settings.get(k))
                 raise ValueError(
                     f"{self.folder} holds scores with other settings "
@@ -170,3 +174,16 @@ class Records:
         temporary = self.folder / f"{SETTINGS}.{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+
+    @staticmethod
+    def _settings_in(path: Path, content: bytes) -> dict[str, Any]:
+        try:
+            old = json.loads(content)
+        except NO_RECORD:
+            old = None
+        if not isinstance(old, dict):
+            raise ValueError(
+                f"{path} is not as this command writes it. Give another folder with --out, or "
+                "remove this one."
+            )
+        return old

@@ -40,7 +40,10 @@ class Source:
         except FileNotFoundError:
             if not self.download:
                 raise
+        try:
             return weights.download(key, self.folders[0])
+        except RuntimeError as error:  # a sentence that ends the command, no fault of ours
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
