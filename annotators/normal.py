@@ -55,6 +55,12 @@ def normals(depth: Tensor, background: float = BACKGROUND, strength: float = 1.0
             f"Normal got depth of shape {tuple(depth.shape)}; it needs (B, 1, H, W) with sides of "
             "at least 2 pixels. Take one channel of a depth picture."
         )
+    low, high = depth.detach().amin().item(), depth.detach().amax().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "Normal got a depth map with NaN or infinite values. The node that made it failed: run "
+            "that one in fp32."
+        )
     if not 0 <= background <= 1:
         raise ValueError(f"background is {background:g}; it needs a depth from 0 (none) to 1.")
     slope = _sobel(depth) * strength

@@ -9,9 +9,13 @@ or fractions of the canvas.
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
 
 JOINTS = (
     "nose",
@@ -29,6 +33,10 @@ FOOT_POINTS = 6
 FROM_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 # No person is as small as this many pixels, and no fraction of the canvas as large.
 LARGEST_FRACTION = 2.0
+LONGEST_SIDE = 16384  # pixels, as of the host's widgets for sizes
+FARTHEST = 32768.0  # pixels from the corner; what lies beyond is no point of a picture
+MOST_PEOPLE = 1000  # of a frame: a thousand take half a second to draw
+MOST_NAMED = 3
 
 
 class Keypoint(NamedTuple):
@@ -67,9 +75,10 @@ _LISTS = {  # name in the file -> field, number of points to write
     "hand_left_keypoints_2d": ("left_hand", HAND_POINTS),
     "hand_right_keypoints_2d": ("right_hand", HAND_POINTS),
 }
+_BODY = "pose_keypoints_2d"
 _FEET = "foot_keypoints_2d"
 _KNOWN_LENGTHS = {
-    "pose_keypoints_2d": (18, 25),
+    _BODY: (18, 25),
     "face_keypoints_2d": (68, 70),
     "hand_left_keypoints_2d": (HAND_POINTS,),
     "hand_right_keypoints_2d": (HAND_POINTS,),
@@ -92,21 +101,19 @@ def to_json(poses: Sequence[Pose]) -> list[dict[str, Any]]:
     ]
 
 
-def from_json(value: Any, min_confidence: float = 0.3) -> list[Pose]:
+def from_json(
+    value: Any, min_confidence: float = 0.3, remarks: list[str] | None = None
+) -> list[Pose]:
     """The poses in a POSE_KEYPOINT, whoever wrote it.
 
     value: a list of frames, one frame, or the JSON text of either.
     min_confidence: points below it count as not found; 0.3 is the default of ComfyUI's own drawing.
+    remarks: gets sentences about what was left out while the rest was read: points that are no
+    numbers of a picture, hands and faces with another number of points. They are also logged.
     Raises ValueError naming the frame and the field that does not fit.
     """
     if isinstance(value, str | bytes):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"The pose text is no JSON (line {error.lineno}, column {error.colno}: "
-                f"{error.msg}). Paste a POSE_KEYPOINT as a pose node saves it."
-            ) from error
+        value = _parsed(value)
     frames = [value] if isinstance(value, Mapping) else value
     if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) for f in frames):
         raise ValueError(
@@ -116,13 +123,62 @@ def from_json(value: Any, min_confidence: float = 0.3) -> list[Pose]:
         )
     if not frames:
         raise ValueError("POSE_KEYPOINT is an empty list. Check the node that feeds the keypoints.")
-    return [_read_frame(frame, n, min_confidence) for n, frame in enumerate(frames, 1)]
+    left_out = _LeftOut()
+    poses = [_read_frame(frame, n, min_confidence, left_out) for n, frame in enumerate(frames, 1)]
+    for sentence in left_out.sentences():
+        log.warning("%s", sentence)
+        if remarks is not None:
+            remarks.append(sentence)
+    return poses
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"The pose text is no JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
+            "Paste a POSE_KEYPOINT as a pose node saves it."
+        ) from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, endless numbers, endless brackets
+        reason = "brackets inside brackets" if isinstance(error, RecursionError) else error
+        raise ValueError(
+            f"The pose text can't be read ({reason}). Paste a POSE_KEYPOINT as a pose node saves "
+            "it."
+        ) from error
+
+
+@dataclass
+class _LeftOut:
+    """What can't be drawn and doesn't keep the rest from it."""
+
+    points: int = 0
+    first: str = ""
+    lists: list[str] = field(default_factory=list)
+
+    def point(self, where: str) -> None:
+        self.points += 1
+        self.first = self.first or where
+
+    def sentences(self) -> list[str]:
+        """At most one for the points and one for the lists."""
+        found = []
+        if self.points:
+            found.append(
+                f"{self.points} points were left out, the first in {self.first}: they are not "
+                f"finite, or farther than {FARTHEST:.0f} pixels away."
+            )
+        if self.lists:
+            more = len(self.lists) - MOST_NAMED
+            rest = f" and {more} more" if more > 0 else ""
+            found.append(f"{'; '.join(self.lists[:MOST_NAMED])}{rest}: left out.")
+        return found
 
 
 def _person_to_json(person: Person) -> dict[str, Any]:
-    lists = {"pose_keypoints_2d": _flat(person.body, len(JOINTS))}
-    for name, (field, count) in _LISTS.items():
-        lists[name] = _flat(getattr(person, field), count)
+    lists = {_BODY: _flat(person.body, len(JOINTS))}
+    for name, (attribute, count) in _LISTS.items():
+        lists[name] = _flat(getattr(person, attribute), count)
     if person.feet:
         lists[_FEET] = _flat(person.feet, FOOT_POINTS)
     return lists
@@ -137,7 +193,9 @@ def _flat(points: Points | None, count: int) -> list[float]:
     ]
 
 
-def _read_frame(frame: Mapping[str, Any], number: int, min_confidence: float) -> Pose:
+def _read_frame(
+    frame: Mapping[str, Any], number: int, min_confidence: float, left_out: _LeftOut
+) -> Pose:
     height, width = (_side(frame, number, f"canvas_{side}") for side in ("height", "width"))
     people = frame.get("people")
     if not isinstance(people, Sequence) or not all(isinstance(p, Mapping) for p in people):
@@ -146,8 +204,13 @@ def _read_frame(frame: Mapping[str, Any], number: int, min_confidence: float) ->
             f'Frame {number} of POSE_KEYPOINT has {_brief(people)} as "people"; it needs a list of '
             f"persons. {hint}Check the node that feeds the keypoints."
         )
+    if len(people) > MOST_PEOPLE:
+        raise ValueError(
+            f"Frame {number} of POSE_KEYPOINT has {len(people):,} people; at most {MOST_PEOPLE:,} "
+            "are drawn. Check the node that feeds the keypoints."
+        )
     lists = [
-        {name: _triples(person.get(name), name, number) for name in _KNOWN_LENGTHS}
+        {name: _triples(person.get(name), name, number, left_out) for name in _KNOWN_LENGTHS}
         for person in people
     ]
     coordinates = [
@@ -169,7 +232,7 @@ def _read_frame(frame: Mapping[str, Any], number: int, min_confidence: float) ->
         return found if any(found) else None
 
     def body(person: dict[str, list[tuple[float, float, float]]]) -> Points:
-        found = points(person, "pose_keypoints_2d") or (None,) * len(JOINTS)
+        found = points(person, _BODY) or (None,) * len(JOINTS)
         return tuple(found[i] for i in FROM_BODY_25) if len(found) == 25 else found
 
     return Pose(
@@ -177,7 +240,7 @@ def _read_frame(frame: Mapping[str, Any], number: int, min_confidence: float) ->
             Person(
                 body(person),
                 feet=points(person, _FEET),
-                **{field: points(person, name) for name, (field, _) in _LISTS.items()},
+                **{attribute: points(person, name) for name, (attribute, _) in _LISTS.items()},
             )
             for person in lists
         ),
@@ -188,15 +251,19 @@ def _read_frame(frame: Mapping[str, Any], number: int, min_confidence: float) ->
 
 def _side(frame: Mapping[str, Any], number: int, name: str) -> int:
     side = frame.get(name)
-    if isinstance(side, bool) or not isinstance(side, int | float) or not side >= 1:
+    is_number = isinstance(side, int | float) and not isinstance(side, bool)
+    if side is None or not is_number or not 1 <= side <= LONGEST_SIDE:
         raise ValueError(
             f"Frame {number} of POSE_KEYPOINT has {_brief(side)} as {name}; it needs the size of "
-            "the picture in pixels. CMU's own files lack it: add canvas_height and canvas_width."
+            f"the picture in pixels, 1 to {LONGEST_SIDE}. CMU's own files lack it: add "
+            "canvas_height and canvas_width."
         )
     return int(side)
 
 
-def _triples(value: Any, name: str, number: int) -> list[tuple[float, float, float]]:
+def _triples(
+    value: Any, name: str, number: int, left_out: _LeftOut
+) -> list[tuple[float, float, float]]:
     """x, y, confidence; an empty list for null, for no points and for a missing field."""
     if value is None or (isinstance(value, Sequence) and not value):
         return []
@@ -204,18 +271,42 @@ def _triples(value: Any, name: str, number: int) -> list[tuple[float, float, flo
         isinstance(v, int | float) or v is None for v in value
     )
     counts = _KNOWN_LENGTHS[name]
-    if not numbers or len(value) not in [3 * count for count in counts]:
+    fits = numbers and len(value) in [3 * count for count in counts]
+    if numbers and not fits and name != _BODY and len(value) % 3 == 0:
+        usual = " or ".join(map(str, counts))
+        left_out.lists.append(f"{name} of frame {number} has {len(value) // 3} points, not {usual}")
+        return []
+    if not fits:
         expected = " or ".join(str(3 * count) for count in counts)
         raise ValueError(
             f"Frame {number} of POSE_KEYPOINT has {_brief(value)} as {name}; it needs {expected} "
             "numbers (x, y, confidence for each point), or null."
         )
-    values = [float(v or 0) for v in value]
-    return list(zip(values[::3], values[1::3], values[2::3], strict=True))
+    values = [_number(v) for v in value]
+    triples = list(zip(values[::3], values[1::3], values[2::3], strict=True))
+    for i, (x, y, confidence) in enumerate(triples):
+        # A point of confidence 0 was not found, whatever stands in its place.
+        sound = abs(x) <= FARTHEST and abs(y) <= FARTHEST and math.isfinite(confidence)
+        if not sound:
+            if confidence != 0:
+                left_out.point(f"{name} of frame {number}")
+            triples[i] = (0.0, 0.0, 0.0)
+    return triples
+
+
+def _number(value: float | None) -> float:
+    try:
+        return float(value or 0)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {len(value)}"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return f"a list of {len(value)}"
-    text = repr(value)
+    if isinstance(value, int) and abs(value) >= 10**37:
+        return "a number of more than 37 digits"
+    text = repr(value[:40] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 40 else f"{text[:37]}..."

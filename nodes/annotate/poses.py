@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...annotators.kinds import PoseWays
 from ...annotators.openpose import draw_poses, from_json, to_json
 from ..host.annotate.annotator import Size, annotator_of
-from ..schema import schema
+from ..schema import schema, show_text
 from .inputs import (
     GROUP,
     KeypointsType,
@@ -152,6 +152,7 @@ class OpenPoseDraw(io.ComfyNode):
                 ),
             ],
             aliases=("draw pose", "render pose", "pose editor", "keypoints to image"),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,7 +171,8 @@ class OpenPoseDraw(io.ComfyNode):
             raise ValueError(
                 "OpenPose Draw has nothing to draw: connect keypoints, or paste a pose into json."
             )
-        poses = from_json(json if json.strip() else keypoints)
+        remarks: list[str] = []
+        poses = from_json(json if json.strip() else keypoints, remarks=remarks)
         own = poses[0]
         drawn = draw_poses(
             poses,
@@ -181,7 +183,8 @@ class OpenPoseDraw(io.ComfyNode):
             size=(height or own.height, width or own.width) if width or height else None,
         )
         written = to_json(poses)
-        return io.NodeOutput(to_image(drawn), written, as_text(written))
+        shown = show_text(cls, "\n".join(remarks)) if remarks else None
+        return io.NodeOutput(to_image(drawn), written, as_text(written), ui=shown)
 
 
 NODES = [OpenPose, OpenPoseDraw]
