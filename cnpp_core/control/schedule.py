@@ -13,6 +13,7 @@ from .scales import PRESETS, BlockScales, ScalePreset, ScaleProduct, Scales
 INTERPOLATIONS = ("linear", "cosine", "step")
 FULL_WIDTH = str.maketrans("：；％，＊", ":;%,*")
 ALIASES = {"soft": "guess mode", "off": "0", "on": "1"}
+LARGEST = 1e6  # of a scale in a text; beyond it nothing but overflow comes of it
 EXAMPLE = "0%: 1; 60%: 1; 90%: soft"
 
 
@@ -123,6 +124,12 @@ def _parse_entry(entry: str, interpolation: str, named: Mapping[str, Scales]) ->
             "(a number without % counts from 0 to 1)."
         )
     factors = [_parse_factor(part.strip(), entry, named) for part in what.split("*")]
+    largest = math.prod(map(_largest, factors))
+    if not largest <= LARGEST:  # also for 0 times infinity
+        raise ValueError(
+            f"Scale Schedule: '{entry}' comes to a scale of {largest:g}; scales may be "
+            f"{LARGEST:,.0f} at most. 1 is the control as it was trained."
+        )
     scales = factors[0] if len(factors) == 1 else ScaleProduct(tuple(factors))
     return KeyFrame(percent, scales, interpolation)
 
@@ -150,6 +157,13 @@ def _parse_factor(word: str, entry: str, named: Mapping[str, Scales]) -> Scales:
         f"Scale Schedule: '{word}' in '{entry}' is neither a number nor {names} nor a list in "
         "brackets."
     )
+
+
+def _largest(factor: Scales) -> float:
+    """How far a factor that is written as numbers goes from 0; 1 for presets and names."""
+    if isinstance(factor, UniformScales):
+        return abs(factor.value)
+    return max(map(abs, factor.values)) if isinstance(factor, BlockScales) else 1.0
 
 
 def _number(word: str) -> float | None:

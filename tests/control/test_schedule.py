@@ -83,6 +83,10 @@ def test_values_are_numbers_presets_lists_names_and_products():
     [
         ("40: 1", r"'40: 1' lies at 4000 %"),
         ("120%: 1", r"lies at 120 %"),
+        ("50%: 1e308*1e308*detail", r"1e308\*detail' comes to a scale of inf"),
+        ("50%: 1e308*1e308*0", r"comes to a scale of nan"),
+        ("50%: detail*-2e6", r"comes to a scale of 2e\+06; scales may be 1,000,000 at most"),
+        ("50%: [1 -1e300]*2", r"comes to a scale of 2e\+300"),
         ("40% 1", r"'40% 1' is no key frame"),
         ("40%: sfot", r"'sfot' in '40%: sfot' is neither a number nor 'soft'"),
         ("40%: scales", r"'40%: scales' says 'scales', but nothing is connected"),
