@@ -53,6 +53,22 @@ def test_a_pose_is_drawn_at_another_size(host):
     assert pose[0, 60, 80].max() > 0.5
 
 
+def test_what_cannot_be_drawn_is_said_on_the_node_and_the_rest_drawn(host):
+    (person,) = PEOPLE["people"]
+    body = [float("nan"), *person["pose_keypoints_2d"][1:]]
+    face = [5, 5, 1] * 56
+    odd = PEOPLE | {"people": [person | {"pose_keypoints_2d": body, "face_keypoints_2d": face}]}
+    node = host.registry["CNPP_OpenPoseDraw"]
+    options = {"json": "", "body": True, "hands": True, "face": True, "sticks": "standard"}
+    out = node.execute(**options, width=0, height=0, keypoints=[odd])
+    (shown,) = out.ui["text"]
+    assert "1 points were left out, the first in pose_keypoints_2d of frame 1" in shown
+    assert "face_keypoints_2d of frame 1 has 56 points, not 68 or 70: left out." in shown
+    assert out.result[0][0, 30, 40].max() > 0.5  # the neck
+    plain = node.execute(**options, width=0, height=0, keypoints=[PEOPLE])
+    assert not plain.ui
+
+
 def test_nothing_to_draw_is_said(host):
     with pytest.raises(ValueError, match="OpenPose Draw has nothing to draw"):
         draw(host)
