@@ -52,7 +52,7 @@ def test_silently_lost_control_a_residual_that_does_not_fit_stops_the_run(host):
     handle = ours.control_model.zero_convs[1].register_forward_hook(narrower)
     try:
         with pytest.raises(ValueError, match="residual of input block 1 has shape"):
-            host.sample(host.model(TINY), *apply(host, ours))
+            host.sample(host.model(TINY), *apply(host, mode(host, ours)))
     finally:
         handle.remove()
 

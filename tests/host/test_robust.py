@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlnet_pp.tests.host.control.shaping import control_in, fitted, masked, speed
+from controlnet_pp.tests.host.control.shaping import control_in, fitted, masked, mode, speed
 from controlnet_pp.tests.host.harness import TINY, apply, picture, prompt
 
 CLOSE = 5e-4
@@ -83,7 +83,13 @@ def test_a_hint_that_is_no_number_is_reported_by_every_apply_node(host):
     image[0, 5, 5, 1] = float("nan")
     for node in ("CNPP_Apply", "ControlNetApplyAdvanced"):
         with pytest.raises(ValueError, match="image contains NaN"):
-            apply(host, ours, image=image, node=node)
+            apply(host, mode(host, ours), image=image, node=node)
+    with pytest.raises(ValueError, match="image contains NaN"):
+        apply(host, ours, image=image)
+    # Without a shape it is ComfyUI's own control, whose node looks at nothing: our network does.
+    theirs = apply(host, ours, image=image, node="ControlNetApplyAdvanced")
+    with pytest.raises(ValueError, match="image contains NaN"):
+        host.sample(host.model(TINY), *theirs)
 
 
 def test_nothing_is_written_into_what_the_graph_holds(host):

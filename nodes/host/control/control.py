@@ -21,6 +21,7 @@ from ....cnpp_core.network.config import NetworkConfig
 from .call import MARK, Call, area_hooks
 from .family import config_of, require_model
 from .features import fit_to_features
+from .finite import NAN_HINT
 from .foreign import explained, require_fit
 from .hints import given_hint, side_by_side
 from .lists import LazyLists, Lists, merged
@@ -174,9 +175,7 @@ class ControlNetPlusPlus(host.ControlBase):
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **kwargs: Any) -> ControlNetPlusPlus:
         """The hint (B, C, H, W), and what else the host's control takes; ValueError for NaN."""
         if not torch.isfinite(cond_hint).all():
-            raise ValueError(
-                "The control image contains NaN or infinite values; look at the node that made it."
-            )
+            raise ValueError(NAN_HINT)
         own = [cond_hint if hint is None else hint for hint in self.union_hints]
         if len({hint.shape[-2:] for hint in own}) == 1:
             # In one tensor, so that whoever cuts the hint cuts those of all conditions alike.

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ....cnpp_core.control.residuals import ControlResiduals
 
+NAN_HINT = "The control image contains NaN or infinite values; look at the node that made it."
+
 
 class FiniteWatch:
     """Names blocks with NaN or infinite residuals: at once on the CPU, elsewhere when next asked.
@@ -20,13 +22,15 @@ class FiniteWatch:
     def __init__(self) -> None:
         self._pending: list[tuple[int, Tensor]] = []
 
-    def see(self, residuals: ControlResiduals, x: Tensor) -> None:
+    def see(self, residuals: ControlResiduals, x: Tensor, hint: Tensor | None = None) -> None:
         """Remember these residuals; ValueError naming the bad blocks where it is known at once.
 
-        x: the latents that they were computed from. Where those are not finite already, the model
+        x, hint: what they were computed from. Where the latents are not finite already, the model
         has overflowed, and no control is to be blamed.
         """
-        sums = torch.stack([*residuals.sums().to(x.device), x.sum(dtype=torch.float32)])
+        given = (x, x if hint is None else hint)
+        inputs = [tensor.sum(dtype=torch.float32) for tensor in given]
+        sums = torch.stack([*residuals.sums().to(x.device), *inputs])
         self._pending.append((len(residuals), sums))
         if not sums.is_cuda:
             self.look()
@@ -35,6 +39,9 @@ class FiniteWatch:
         """ValueError naming the bad blocks of what was seen before."""
         pending, self._pending = self._pending, []
         for blocks, sums in pending:
-            *found, latents = sums.tolist()
-            if isfinite(latents):
-                ControlResiduals([None] * blocks).require_finite(torch.tensor(found))
+            *found, latents, hint = sums.tolist()
+            if not isfinite(latents):
+                continue
+            if not isfinite(hint):
+                raise ValueError(NAN_HINT)
+            ControlResiduals([None] * blocks).require_finite(torch.tensor(found))

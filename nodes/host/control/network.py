@@ -56,7 +56,7 @@ class HostedNetwork(ControlNet):
             hints *= max(1, len(control_type))
         residuals = super().forward(x, hints, timesteps, context, y, control_type, control_weights)
         if watched:
-            self._finite.see(ControlResiduals(residuals), x)
+            self._finite.see(ControlResiduals(residuals), x, hint)
         *skips, middle = residuals
         return {"middle": [middle], "output": [*skips]}
 

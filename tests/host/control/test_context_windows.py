@@ -11,7 +11,7 @@ from controlnet_pp.tests.host.harness import TINY, apply, picture
 from controlnet_pp.tests.host.residuals import captured
 
 CLOSE = 5e-4
-FRAMES = 5
+FRAMES = 4  # as many as noise levels in three steps: else 0.3.64 fails to find its step
 LATENT = torch.zeros(FRAMES, 4, 16, 16)
 
 
@@ -71,7 +71,7 @@ def test_factors_of_feedback_go_to_the_frames_they_are_meant_for(host):
     ours = host.pack("nodes.host.control.control").as_ours(host.pair(TINY)[0])
     conditioning = apply(host, ours.shaped(feedback=("loop",)))
     live = factors.LiveFactors()
-    live.values = (1.0, 0.5, 0.25, 2.0, 0.0)
+    live.values = (1.0, 0.5, 2.0, 0.0)
 
     def steered(model):
         twin = model.clone()

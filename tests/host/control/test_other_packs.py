@@ -82,6 +82,15 @@ def test_each_window_keeps_residuals_of_its_own(host):
     assert (got - wanted).abs().max() < CLOSE * wanted.abs().max()
 
 
+def test_what_the_options_say_counts_before_what_the_control_holds(host):
+    frames_of = host.pack("nodes.host.control.windows").frames_of
+    control = control_in(frames_shaped(host))
+    control.sub_idxs = [0, 1]
+    for said, expected in (([2, 3], (2, 3)), (None, None)):
+        assert frames_of({"ad_params": {"sub_idxs": said}}, control) == expected
+    assert frames_of({}, control) == (0, 1)
+
+
 def test_a_window_of_another_length_than_announced_is_refused(host):
     control = control_in(frames_shaped(host))
     model = host.model(TINY).model

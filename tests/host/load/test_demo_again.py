@@ -41,6 +41,8 @@ def test_a_clone_of_a_clone_can_be_made_again(host, parts):
 def test_a_lora_can_be_trained_on_it(host, parts):
     nodes = pytest.importorskip("comfy_extras.nodes_train")
     model, clip, vae = parts[:3]
+    if not hasattr(model, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI trains on the very weights that it is given")
     (latent,) = host.call("VAEEncode", pixels=parts[4], vae=vae)
     (positive,) = host.call("CLIPTextEncode", clip=clip, text=parts[5])
     schema = nodes.TrainLoraNode.define_schema()
