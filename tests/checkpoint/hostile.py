@@ -284,9 +284,13 @@ def many_tensors_in_an_old_file(path):
 
 @hostile(".pth")
 def many_entries(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        for i in range(40_000):
-            archive.writestr(f"a/data/{i}", b"")
+    torch_zip(path, b"\x80\x02}.")
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    end = content.rindex(b"PK\x05\x06")
+    entries = content[start:end] * 200_000
+    size = struct.pack("<II", len(entries), start)
+    path.write_bytes(content[:start] + entries + content[end : end + 12] + size + bytes(2))
 
 
 @hostile(".pth")
