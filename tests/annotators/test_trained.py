@@ -43,7 +43,7 @@ def test_straight_lines_are_as_they_were(name: str):
     assert result.scores.item() > 0.97
 
 
-@pytest.mark.parametrize("name", [*PHOTOS, *TEXTURES])
+@pytest.mark.parametrize("name", ["astronaut", "coins", "gravel"])
 def test_the_soft_map_of_hed_is_its_condition_before_rounding(name: str):
     ways, (network,) = trained("softedge")
     picture = photo(name)
@@ -56,7 +56,7 @@ def test_the_soft_map_of_hed_is_its_condition_before_rounding(name: str):
 def test_no_map_of_ours_is_refused(kind: str, method: str, side: int):
     ways, _ = trained(kind, method)
     measure = Condition.named(kind).measure()
-    for name in (*PHOTOS, *TEXTURES):
+    for name in (*PHOTOS[: 6 if side == 256 else 1], *TEXTURES):
         measure.read(ways.find(photo(name, side)))
 
 
