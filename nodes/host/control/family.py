@@ -37,6 +37,9 @@ def config_of(control: Any) -> NetworkConfig | None:
     return read_config(inside.state_dict())
 
 
+INPAINTING = 9  # channels that such a UNet reads: latent, mask, and latent of the masked picture
+
+
 def require_conditioning(context_dim: int, control: str, conditioning: Any, name: str) -> None:
     """ValueError if a prompt in ``conditioning`` is not as wide as the control's context.
 
@@ -102,6 +105,10 @@ def require_inputs(
         found = f"prompts of {family_of_width(width)} (width {width})"
     elif x.shape[1] != config.in_channels:
         found = f"latents of {x.shape[1]} channels, which must be {config.in_channels}"
+        if config.in_channels == INPAINTING:
+            found += (
+                " (it was copied from a UNet for inpainting; controls get the latent alone)"
+            )
     elif config.adm_in_channels is not None and pooled != config.adm_in_channels:
         wanted = f"which must be {config.adm_in_channels} wide"
         found = f"no pooled text, {wanted}" if y is None else f"pooled text of {pooled}, {wanted}"

@@ -47,6 +47,24 @@ def test_a_pooled_text_of_another_family_is_named(host, y, words):
         answer(host.pair(TINY_XL)[0].control_model, y=y)
 
 
+def test_a_network_copied_from_an_inpainting_unet_is_named(host, tmp_path):
+    """Its file loads, reports nine channels, and fails in words at the first step."""
+    from safetensors.torch import save_file
+
+    blocks = host.pair(TINY)[0].control_model.state_dict()
+    first = "input_blocks.0.0.weight"
+    wide = {name: tensor.clone() for name, tensor in blocks.items()}
+    wide[first] = torch.cat([wide[first], torch.zeros(wide[first].shape[0], 5, 3, 3)], dim=1)
+    save_file(wide, tmp_path / "nine.safetensors")
+    load = host.pack("nodes.host.load.loading").load_control
+    control, report = load(tmp_path / "nine.safetensors", "fp32")
+    assert "9 channels" in report
+    with pytest.raises(
+        ValueError, match=r"must be 9 \(it was copied from a UNet for inpaint"
+    ):
+        host.sample(host.model(TINY), *apply(host, control))
+
+
 def test_a_neutral_control_in_the_hosts_apply_says_what_does_not_fit(host):
     """That node looks at nothing, and without our words a matrix size would be all there is."""
     ours, _ = host.pair(TINY)
