@@ -83,7 +83,7 @@ def test_the_numbers_equal_norms_taken_by_hand(host, by_hand, layout):
     conditioning = apply(host, ours, layout)
     hand = by_hand(layout)
     _, table = measured(host, layout, conditioning, steps=2)
-    count = ours.blocks
+    count = len(ours.control_model.zero_convs) + 1
     assert table.blocks == (*(f"in_{i}" for i in range(count - 1)), "middle")
     assert list(table.sides) == ["cond", "uncond"]
     assert table.steps == 2
