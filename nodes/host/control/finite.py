@@ -30,7 +30,8 @@ class FiniteWatch:
         """
         given = (x, x if hint is None else hint)
         inputs = [tensor.sum(dtype=torch.float32) for tensor in given]
-        sums = torch.stack([*residuals.sums().to(x.device), *inputs])
+        # Detached: what waits here must not keep the graph of a step alive.
+        sums = torch.stack([*residuals.sums().to(x.device), *inputs]).detach()
         self._pending.append((len(residuals), sums))
         if not sums.is_cuda:
             self.look()

@@ -8,6 +8,7 @@ from typing import Any
 from comfy import controlnet as host
 from torch import Tensor
 
+from ....cnpp_core.control.partial import controlnet_in
 from ....cnpp_core.network.union import require_types
 from .apply import require_image
 from .control import ControlNetPlusPlus, as_ours
@@ -34,7 +35,8 @@ def with_union_type(
         return copy
     types, weights = [*types, kind], [*weights, weight]
     plain = len(types) == 1 and weight == 1.0 and image is None
-    if not plain and not isinstance(getattr(copy, "control_model", None), HostedNetwork):
+    network = controlnet_in(getattr(copy, "control_model", None))
+    if not plain and not isinstance(network, HostedNetwork):
         raise ValueError(
             f"{NODE}: this union network comes from another loader, which reads one condition "
             "without a weight or an image of its own. Load its file with Load ControlNet++."

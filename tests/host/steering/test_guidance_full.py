@@ -7,6 +7,7 @@ import gc
 
 import pytest
 import torch
+from controlnet_pp.tests.host.control.shaping import mode
 from controlnet_pp.tests.host.harness import TINY, apply, prompt
 from controlnet_pp.tests.host.steering.guided import edges, guide, sample, vae
 
@@ -115,7 +116,7 @@ def test_control_takes_part_in_the_gradient(host, condition):
     residuals = host.pack("cnpp_core.control.residuals").ControlResiduals
     each, found = residuals.each, []
     for held_back in (False, True):
-        positive, negative = apply(host, ours, image=image)
+        positive, negative = apply(host, mode(host, ours), image=image)
         if held_back:
             init = residuals.__init__
             residuals.__init__ = lambda self, blocks, init=init: init(
@@ -129,6 +130,9 @@ def test_control_takes_part_in_the_gradient(host, condition):
         found.append(seen.pop())
     assert residuals.each is each
     assert (found[0] - found[1]).abs().max() > 1e-5
+    # Without a shape the control is ComfyUI's own, and takes part just so.
+    host.sample(guided, *apply(host, ours, image=image), latent=torch.zeros(1, 4, 8, 8), steps=1)
+    assert (seen.pop() - found[0]).abs().max() < 1e-6 * found[0].abs().max()
 
 
 def test_only_steps_in_the_window_pay_for_it(host, condition, monkeypatch):
