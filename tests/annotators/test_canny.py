@@ -203,15 +203,28 @@ def test_drop_ties_changes_next_to_nothing_on_photographs():
     assert torch.equal(canny_cnpp(image, drop_ties=True), canny_cnpp(image))
 
 
-def test_hysteresis_keeps_exactly_the_weak_components_that_hold_a_strong_pixel():
+@pytest.mark.parametrize(("low", "high"), [(0.03, 0.8), (0.0, 0.8)])
+def test_hysteresis_keeps_exactly_the_weak_components_that_hold_a_strong_pixel(low, high):
     image = as_tensor(photo("rocket"))
-    low, high = 0.03, 0.8
     magnitude = canny_magnitude(image)[0, 0].numpy()
     labels, count = ndimage.label(magnitude > low, structure=np.ones((3, 3)))
     strong = np.unique(labels[magnitude > high])
     expected = np.isin(labels, strong[strong > 0])
     assert 1 < len(strong) < count, "the picture must have components of both kinds"
     assert np.array_equal(canny_cnpp(image, low, high)[0, 0].numpy() > 0, expected)
+
+
+def test_a_magnitude_of_just_the_threshold_is_no_edge():
+    """So at 0 every ridge counts, and what is no ridge still does not."""
+    image = steps()
+    ridges = canny_magnitude(image)
+    faint = 0.3 * image  # its peak lies within 0..1, as thresholds do
+    top = canny_magnitude(faint).max().item()
+    assert canny_cnpp(faint, top / 2, top).sum() == 0
+    assert canny_cnpp(faint, top, top).sum() == 0
+    assert canny_cnpp(faint, top / 2, 0.99 * top).sum() == 12
+    assert torch.equal(canny_cnpp(image, 0, 0), (ridges > 0).float())
+    assert torch.equal(canny_cnpp(image, 0, 0.2), canny_cnpp(image))
 
 
 # The two definitions

@@ -97,6 +97,21 @@ def test_a_step_without_a_call_is_nan_and_not_part_of_the_mean():
     assert found.means("cond").tolist() == [1.5]
 
 
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ([[math.nan, 1.0, 2.0], [math.nan, 3.0, 0.5]], (1, 1)),
+        ([[math.nan, 0.0], [math.nan, 0.0]], (0, 1)),
+        ([[1.0, 9.0, math.nan], [2.0, math.inf, math.nan]], (1, 1)),
+    ],
+    ids=["largest", "nothing but zeros", "infinite"],
+)
+def test_the_hottest_cell_is_one_that_was_measured(values, place):
+    found = table(torch.zeros(2, len(values[0])), uncond=torch.tensor(values))
+    assert found.hottest("uncond") == place
+    assert found.hottest("cond") == (0, 0)
+
+
 def test_without_a_plan_every_sigma_is_a_step():
     calls = [call(3.0, [[1.0]]), call(2.0, [[2.0]]), call(3.0, [[3.0]])]
     found = EnergyTable.gather(calls, {"middle": 0}, None)

@@ -53,6 +53,28 @@ def test_pad_shows_the_whole_hint_on_black():
     assert placed[0, 0, 10:30].min() < 0.02
 
 
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
+@pytest.mark.parametrize(("rest", "before"), [(1, 0), (2, 1), (3, 1), (5, 2), (6, 3)])
+def test_an_odd_rest_of_padding_is_longer_below_and_on_the_right(resampling, rest, before):
+    hint = torch.ones(1, 3, 8, 24)
+    fit = HintFit("pad", resampling)
+    rows = fit.place(hint, (8 + rest, 24))[0, 0]
+    assert rows.amin(1).nonzero().flatten().tolist() == list(range(before, before + 8))
+    columns = fit.place(hint.mT, (24, 8 + rest))[0, 0]
+    assert columns.amin(0).nonzero().flatten().tolist() == list(range(before, before + 8))
+    assert rows.sum() == columns.sum() == hint[0, 0].sum()
+
+
+@pytest.mark.parametrize(("width", "kept"), [(9, (2, 7)), (10, (3, 7)), (11, (4, 7)), (13, (4, 9))])
+def test_crop_cuts_as_much_on_both_sides_rounding_as_the_host_does(width, kept):
+    """Halves of a pixel go to the even number: Python's `round`, which the host uses."""
+    numbers = torch.arange(width).float().expand(1, 3, 4, width)
+    placed = HintFit("crop").place(numbers, (4, 4))
+    expected = F.interpolate(numbers[..., slice(*kept)], (4, 4), mode="nearest-exact")
+    assert torch.equal(placed, expected)
+    assert torch.equal(HintFit("crop").place(numbers.mT, (4, 4)), expected.mT)
+
+
 def test_stretch_uses_all_of_the_hint_and_all_of_the_picture():
     placed = HintFit("stretch").place(ramp(40, 80), (40, 40))
     assert (placed[0, 2] == 1).all()

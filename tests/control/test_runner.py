@@ -1,5 +1,6 @@
 """The runner against the plainest way to the same residuals: compute all, multiply all."""
 
+import pytest
 import torch
 from controlnet_pp.cnpp_core.control.masks import BlockMasks, resize_mask
 from controlnet_pp.cnpp_core.control.residuals import ControlResiduals
@@ -123,6 +124,53 @@ def test_reuse_holds_across_a_change_of_the_split():
     got, calls = run(shape, turned, step=2, runner=runner)
     assert calls == []
     assert all(torch.equal(a, b.flip(0)) for a, b in zip(got, first, strict=True))
+
+
+@pytest.mark.parametrize("sides", [("cond",), SIDES], ids=len)
+@pytest.mark.parametrize("shape", [{}, {"rows": CONTROL_MODES["cond rows only"]}], ids=str)
+def test_what_is_handed_out_may_be_written_to(sides, shape):
+    """The host adds in place; with cfg 1 a call has one chunk."""
+    shape = reusing(9, **shape)
+    runner, request = ControlRunner(shape, 4), request_of(sides)
+    expected, _ = run(shape, request)
+    for step in range(4):
+        got, calls = run(shape, request, step=step, runner=runner)
+        assert bool(calls) == (step == 0)
+        for block, wanted in zip(got, expected, strict=True):
+            assert torch.equal(block, wanted)
+            block.fill_(step + 7)
+
+
+def test_drift_is_measured_on_what_the_network_reads_where_that_is_given():
+    shape = ControlShape(speed=ControlSpeed(reuse=ReusePolicy(9, max_drift=0.1)))
+    request = request_of(["cond"])
+    x, read = request.x, torch.ones_like(request.x)
+    steps = [
+        (x, read, True),
+        (3 * x, read, False),  # only the latents have changed
+        (x, 2 * read, True),  # only what is read
+        (x, None, True),  # the latents are what is read
+        (x, None, False),
+        (3 * x, None, True),
+    ]
+    runner = ControlRunner(shape, 4)
+    for step, (latents, inputs, computed) in enumerate(steps):
+        now = Request(latents, request.chunks)
+        network = Network(now)
+        runner.residuals(now, lambda: 0.0, step, network, inputs)
+        assert bool(network.calls) == computed, f"step {step}"
+
+
+def test_drift_is_that_of_each_prompt_alone():
+    shape = ControlShape(speed=ControlSpeed(reuse=ReusePolicy(9, max_drift=0.1)))
+    runner, request = ControlRunner(shape, 4), request_of(SIDES, images=2)
+    read = torch.ones_like(request.x)
+    runner.residuals(request, lambda: 0.0, 0, Network(request), read)
+    network = Network(request)
+    changed = read.clone()
+    changed[3] = 2
+    runner.residuals(request, lambda: 0.0, 1, network, changed)
+    assert network.calls == [([1], None)]
 
 
 def test_a_prompt_that_joins_later_is_computed_alone():

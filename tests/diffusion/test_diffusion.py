@@ -70,6 +70,36 @@ def test_a_perfect_denoiser_is_followed_to_its_picture():
     assert torch.allclose(result, x0, atol=1e-3)
 
 
+def test_after_a_correction_the_noise_is_what_the_corrected_estimate_leaves_of_x():
+    timesteps, alphas = ddim_timesteps(5), SCHEDULE.alphas_cumprod.double()
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    wanted = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    x = (1 - alphas[timesteps[0]]).sqrt() * noise
+    x0, estimates = x, []
+    for i, t in enumerate(timesteps):
+        eps = linear_eps_model(x, torch.full((2,), t))
+        x0 = (x - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
+        if i % 2:
+            x0 = 0.5 * x0 + 0.5 * wanted
+            eps = (x - alphas[t].sqrt() * x0) / (1 - alphas[t]).sqrt()
+        estimates.append(x0)
+        if i + 1 < len(timesteps):
+            after = alphas[timesteps[i + 1]]
+            x = after.sqrt() * x0 + (1 - after).sqrt() * eps
+    seen = []
+    found = sample_ddim(
+        linear_eps_model,
+        noise.float(),
+        SCHEDULE,
+        timesteps,
+        lambda _, estimate: seen.append(estimate),
+        lambda i, estimate: 0.5 * estimate + 0.5 * wanted.float() if i % 2 else estimate,
+    )
+    assert torch.equal(found, seen[-1])
+    for mine, reference in zip(seen, estimates, strict=True):
+        assert torch.allclose(mine.double(), reference, rtol=1e-4, atol=1e-4)
+
+
 def test_each_step_is_reported_and_may_stop_the_sampling():
     seen = []
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from controlnet_pp.cnpp_core.network.config import SDXL
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
+from controlnet_pp.cnpp_core.network.union import QuickGELU
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is the oracle of these tests")
 
@@ -130,3 +131,12 @@ def test_every_type_needs_a_hint_of_its_own():
     net = ControlNet(CONFIG, device="meta")
     with pytest.raises(ValueError, match="found 1 hints for 2 types"):
         net.embed_hint(torch.zeros(1, 3, 64, 64, device="meta"), control_type=[0, 1])
+
+
+def test_the_gelu_of_the_tokens_is_the_published_one():
+    """x * sigmoid(1.702 x) (arXiv 1606.08415): diffusers' 1e-4 above would not notice 1.7."""
+    x = torch.linspace(-8, 8, 1001)
+    wanted = x.double() / (1 + (-1.702 * x.double()).exp())
+    torch.testing.assert_close(QuickGELU()(x), wanted.float(), rtol=0, atol=2e-6)
+    transformers = pytest.importorskip("transformers.activations")
+    torch.testing.assert_close(QuickGELU()(x), transformers.QuickGELUActivation()(x))

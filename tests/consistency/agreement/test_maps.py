@@ -10,7 +10,9 @@ from controlnet_pp.cnpp_core.consistency.agreement.measure import INVENTED, KEPT
 from controlnet_pp.cnpp_core.consistency.check import check_consistency
 from controlnet_pp.cnpp_core.consistency.metrics import mean_iou, ms_ssim
 from controlnet_pp.tests.consistency.agreement.known import (
+    OTHER,
     SIZE,
+    SOUND,
     check,
     normal_map,
     regions,
@@ -87,6 +89,47 @@ def test_black_is_no_class_and_classes_of_one_colour_are_one():
     wanted = regions(6, 6, 2)
     wanted[..., 128:] = 0
     assert check(Condition.SEG, wanted, regions(48, 48, 12)).score == 1
+
+
+def test_the_sentence_about_regions_is_of_what_the_mask_shows():
+    wanted, found = regions(2, 4, 12, 12), regions(2, 12, 12, 4)
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    for stripes, right, least in (
+        ((0,), "100.0%", "sky 100%"),
+        ((0, 1), "50.0%", "tree 0%"),
+        ((1, 3), "0.0%", "tree 0%"),
+        ((0, 1, 2, 3), "50.0%", "tree 0%, person 33%, sky 100%"),
+    ):
+        for stripe in range(4):
+            mask[..., 48 * stripe : 48 * (stripe + 1)] = float(stripe in stripes)
+        result = check(Condition.SEG, wanted, found, mask=mask)
+        assert f"; {right} of the pixels are of the wanted class" in result.report
+        assert f"least overlap: {least}" in result.report
+
+
+def test_pixels_that_want_no_class_are_no_part_of_the_sentence():
+    wanted, found = regions(2, 4, 12, 12), regions(2, 12, 12, 4)
+    wanted[..., 144:] = 0
+    report = check(Condition.SEG, wanted, found).report
+    assert "; 66.7% of the pixels are of the wanted class" in report
+
+
+POINTWISE = (Condition.CANNY, Condition.MLSD, Condition.SCRIBBLE, Condition.NORMAL, Condition.SEG)
+AS_LARGE = (Condition.DEPTH, Condition.TILE)
+
+
+@pytest.mark.parametrize("kind", [*POINTWISE, *AS_LARGE], ids=lambda kind: kind.key)
+def test_no_sentence_speaks_of_what_lies_outside_the_mask(kind):
+    wanted, other = SOUND[kind], OTHER[kind]
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., 96:] = 1
+    outside = wanted.clone()
+    outside[..., :96] = other[..., :96]
+    reports = [check(kind, wanted, one, mask=mask).report for one in (wanted, outside)]
+    if kind in AS_LARGE:  # the range of the whole map may have changed
+        reports = [report.partition(";")[0] for report in reports]
+    assert reports[0] == reports[1]
+    assert check(kind, wanted, other, mask=mask).report != reports[0]
 
 
 def test_a_segmentation_resized_with_interpolation_is_accepted_with_a_remark():
