@@ -44,8 +44,9 @@ class Annotate(io.ComfyNode):
                     "condition",
                     options=list(CHOICES),
                     default="canny",
-                    tooltip="What to find: canny (as ControlNet++ has it), softedge (HED), "
-                    "lineart (fine), mlsd, scribble (HED), pose (body), depth, normal, seg.",
+                    tooltip="What to find, in the way that its ControlNets were trained with: "
+                    f"{', '.join(f'{kind} ({row[0].label})' for kind, row in KINDS.items())}. "
+                    "Further down the other ways.",
                 ),
                 resolution_input(),
                 download_input(),
