@@ -127,3 +127,25 @@ def test_cfg_one_drops_the_uncond_rows_and_nothing_else(host):
     shaped = mode(host, ours, "cond rows only")
     plain = sampled(host, apply(host, ours), cfg=1.0)
     assert torch.equal(sampled(host, apply(host, shaped), cfg=1.0), plain)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_without_marks_index_0_is_the_positive_prompt(host, batch):
+    """The host's own Apply marks no prompt; then the sampler's index has to tell."""
+    ours, _ = host.pair(TINY)
+    shaped = mode(host, ours, "cond rows only")
+    latent = torch.zeros(batch, 4, 16, 16)
+    got = sampled(host, apply(host, shaped, node="ControlNetApplyAdvanced"), latent=latent)
+    wanted = sampled(host, edited(host, by_side(*MODES["cond rows only"])), latent=latent)
+    assert (got - wanted).abs().max() < CLOSE * wanted.abs().max()
+
+
+@pytest.mark.parametrize("indices", [None, [0], [1], [0, 1], [1, 0], [1, 0, 0, 1]], ids=str)
+def test_a_call_without_marks_reads_its_sides_from_the_indices(host, indices):
+    read = host.pack("nodes.host.control.call").Call.read
+    rows = 2 * len(indices or [0])
+    options = {} if indices is None else {"cond_or_uncond": indices}
+    call = read(torch.zeros(rows, 4, 8, 8), torch.ones(rows), {}, rows // 2, options)
+    assert [chunk.side for chunk in call.chunks] == [
+        "uncond" if index else "cond" for index in indices or [0]
+    ]

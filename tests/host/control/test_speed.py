@@ -63,6 +63,38 @@ def test_a_drift_bound_computes_when_the_input_has_changed(host):
     assert 0.0 < errors[1] < errors[2]
 
 
+def test_drift_is_that_of_what_the_network_reads_and_not_of_the_noisy_latents(host):
+    """From step to step the latents shrink with the noise, while what is read keeps its size."""
+    from controlnet_pp.cnpp_core.control.reuse import drift
+
+    ours, _ = host.pair(TINY)
+    bound, steps = 0.4, 12
+    model = host.model(TINY)
+    sampling = model.model.model_sampling
+    seen = []
+
+    def wrapper(apply_model, given):
+        seen.append((given["input"].clone(), given["timestep"].clone()))
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    watched = model.clone()
+    watched.set_model_unet_function_wrapper(wrapper)
+    shaped = speed(host, ours, reuse_every=50, max_drift=bound)
+    _, rows = counted(host, shaped, watched, steps=steps, cfg=1.0)
+
+    def computed(inputs):
+        times, last = 0, None
+        for x in inputs:
+            if last is None or drift(x, last) > bound:
+                times, last = times + 1, x
+        return times
+
+    read = computed([sampling.calculate_input(t, x) for x, t in seen])
+    assert len(seen) == steps
+    assert read != computed([x for x, _ in seen])
+    assert len(rows) == read
+
+
 def test_a_hint_is_embedded_once_a_sampling(host):
     ours, _ = host.pair(TINY)
     shaped = speed(host, ours)
