@@ -193,6 +193,9 @@ def test_a_name_that_is_no_text_stops_nothing(folders):
     for name in ("scores.csv", "report.html", "table.txt"):
         text = (folders / "out" / name).read_text(encoding="utf-8")
         assert r"b\udcff" in text or name == "table.txt"
+        if name == "report.html":
+            assert text.count(r"b\udcff&lt;&amp;e") == 2  # its name, its file
+            assert "<&e" not in text
 
 
 def test_prompts_that_are_none_are_named(tmp_path):

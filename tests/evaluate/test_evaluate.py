@@ -158,12 +158,49 @@ def test_a_run_that_broke_off_goes_on_after_the_last_whole_line(folders):
     assert scores(out) == before
 
 
+def score_of(folders, group: int, name: str) -> float:
+    rows = scores(folders[0].parent / "out")
+    (row,) = (row for row in rows if row[1] == str(folders[0] / f"group_{group}" / f"{name}.png"))
+    return float(row[2])
+
+
 def test_a_picture_that_changed_is_scored_again(folders):
     run(folders)
-    shutil.copy(folders[0] / "group_0" / "ape.png", folders[0] / "group_0" / "dog.png")
+    assert score_of(folders, 0, "dog") < 50
+    save(picture(NAMES.index("dog")), folders[0] / "group_0" / "dog.png")
     run(folders)
-    rows = [row for row in scores(folders[0].parent / "out") if row[0] == "dog"]
-    assert float(rows[0][2]) < 30
+    assert score_of(folders, 0, "dog") == 100
+    assert score_of(folders, 1, "dog") < 50
+
+
+def test_a_condition_that_changed_is_scored_again(folders):
+    run(folders)
+    assert score_of(folders, 0, "ape") == 100
+    save(canny_cnpp(picture(99), drop_ties=True), folders[1] / "ape.png")
+    run(folders)
+    assert score_of(folders, 0, "ape") < 50
+
+
+def test_a_condition_that_got_another_picture_is_scored_again(folders):
+    run(folders)
+    save(picture(0), folders[0] / "group_2" / "ape.png")
+    run(folders)
+    assert len(scores(folders[0].parent / "out")) == 1 + 9
+    assert score_of(folders, 2, "ape") == 100
+
+
+@pytest.mark.parametrize("which", ["condition", "picture"])
+def test_the_stamp_changes_with_the_time_and_with_the_size_of_each_file(folders, which):
+    pair = find_pairs(*folders)[0]
+    path = pair.condition if which == "condition" else pair.pictures[1]
+    before, times = pair.stamp, (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    os.utime(path, ns=(times[0], times[1] + 1_000_000_000))
+    assert pair.stamp != before
+    os.utime(path, ns=times)
+    assert pair.stamp == before
+    path.write_bytes(path.read_bytes() + b" ")
+    os.utime(path, ns=times)
+    assert pair.stamp != before
 
 
 def test_other_settings_in_the_same_folder_are_refused(folders):
