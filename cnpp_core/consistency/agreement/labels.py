@@ -85,16 +85,17 @@ class LabelMeasure(Measure):
         """mIoU of colours (B, 3, H, W) with classes (B, 1, H, W), and where another class is."""
         found, _ = self.classes(recovered)
         target = wanted[:, 0]
+        inside = target if mask is None else torch.where(mask[:, 0], target, IGNORE)
         iou = class_iou(confusion(found, target, len(self.palette), IGNORE, mask))
         scores = iou.nanmean(1).float()
         share = (found == target).float()
-        wanted_pixels = (target != IGNORE) if mask is None else (target != IGNORE) & mask[:, 0]
+        wanted_pixels = inside != IGNORE
         right = (share * wanted_pixels).sum((1, 2)) / wanted_pixels.sum((1, 2)).clamp(min=1)
         lines = [
             f"mIoU {score:.1%} over {int(row.isfinite().sum())} classes; {same:.1%} of the pixels "
             f"are of the wanted class{self._worst(row, labels)}"
             for score, row, same, labels in zip(
-                scores.tolist(), iou, right.tolist(), target, strict=True
+                scores.tolist(), iou, right.tolist(), inside, strict=True
             )
         ]
         ignored = (target == IGNORE)[:, None]

@@ -118,6 +118,15 @@ POINTWISE = (Condition.CANNY, Condition.MLSD, Condition.SCRIBBLE, Condition.NORM
 AS_LARGE = (Condition.DEPTH, Condition.TILE)
 
 
+def test_a_class_wanted_outside_the_mask_only_is_not_among_the_worst():
+    """Even where it is found inside: there it is invented, and nothing of it was to be kept."""
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., : SIZE // 2] = 1
+    result = check(Condition.SEG, regions(2, 12), regions(12, 12), mask=mask)
+    assert "least overlap: sky 0%" in result.report
+    assert "person" not in result.report
+
+
 @pytest.mark.parametrize("kind", [*POINTWISE, *AS_LARGE], ids=lambda kind: kind.key)
 def test_no_sentence_speaks_of_what_lies_outside_the_mask(kind):
     wanted, other = SOUND[kind], OTHER[kind]
