@@ -258,7 +258,7 @@ class ControlNetPlusPlus(host.ControlBase):
         except BaseException:
             self._run = None  # nothing of a broken run is kept, least of all on the device
             raise
-        if ours is not None and self._run.unet is not None:
+        if ours is not None and self._run.can_see_features(transformer_options):
             fit_to_features(transformer_options)
         if ours is None or previous is None:
             return previous if ours is None else ours

@@ -83,6 +83,10 @@ class Run:
         step = self._step(call)
         return self._when_due(call, active, lambda: self._compute(call, step, factors))
 
+    def can_see_features(self, options: dict[str, Any]) -> bool:
+        """True for a UNet whose features can be watched: a compiled one would compile that too."""
+        return self.unet is not None and not calls_for_eager(options, self.model)
+
     def forget(self) -> None:
         """Instead of the last step, where a sampling broke off and nothing was cleaned up."""
         if self.network is not None:

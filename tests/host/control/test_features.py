@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from controlnet_pp.tests.host.control.foreign_unets import FOUR_LEVELS
-from controlnet_pp.tests.host.control.shaping import block_scales, mode, sampled, speed
-from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply
+from controlnet_pp.tests.host.control.shaping import block_scales, control_in, mode, sampled, speed
+from controlnet_pp.tests.host.harness import TINY, TINY_SD15, TINY_XL, apply, prompt
 from controlnet_pp.tests.host.residuals import edited
 
 LATENT = torch.zeros(1, 4, 32, 32)
@@ -94,6 +94,20 @@ def test_nothing_changes_where_the_features_keep_their_size(host):
     host.sample(model, *apply(host, theirs))
     patches = model.model_options["transformer_options"]["patches"]
     assert len(patches["input_block_patch"]) == 1, "the model's own options were written to"
+
+
+def test_a_compiled_unet_is_not_watched(host):
+    """It would have to be compiled anew for what looks at it."""
+    control = control_in(apply(host, mode(host, host.pair(TINY)[0])))
+    model = host.model(TINY).model
+    control.pre_run(model, model.model_sampling.percent_to_sigma)
+    compiled = {"wrappers": {"apply_model": {"torch.compile": [print]}}}
+    for options, watched in (({}, True), (compiled, False)):
+        given = {"cond_or_uncond": [0]} | options
+        x, context = torch.zeros(1, 4, 16, 16), prompt(TINY, 1)[0][0]
+        with torch.inference_mode():
+            control.get_control(x, torch.ones(1), {"c_crossattn": context}, 1, given)
+        assert ("diffusion_model" in given.get("wrappers", {})) is watched
 
 
 def test_an_adapter_is_refused_by_name(host, kind_of):

@@ -59,9 +59,7 @@ def test_a_network_copied_from_an_inpainting_unet_is_named(host, tmp_path):
     load = host.pack("nodes.host.load.loading").load_control
     control, report = load(tmp_path / "nine.safetensors", "fp32")
     assert "9 channels" in report
-    with pytest.raises(
-        ValueError, match=r"must be 9 \(it was copied from a UNet for inpaint"
-    ):
+    with pytest.raises(ValueError, match=r"must be 9 \(it was copied from a UNet for inpaint"):
         host.sample(host.model(TINY), *apply(host, control))
 
 
