@@ -106,9 +106,7 @@ def require_inputs(
     elif x.shape[1] != config.in_channels:
         found = f"latents of {x.shape[1]} channels, which must be {config.in_channels}"
         if config.in_channels == INPAINTING:
-            found += (
-                " (it was copied from a UNet for inpainting; controls get the latent alone)"
-            )
+            found += " (it was copied from a UNet for inpainting; controls get the latent alone)"
     elif config.adm_in_channels is not None and pooled != config.adm_in_channels:
         wanted = f"which must be {config.adm_in_channels} wide"
         found = f"no pooled text, {wanted}" if y is None else f"pooled text of {pooled}, {wanted}"
