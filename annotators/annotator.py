@@ -131,7 +131,7 @@ def check_image(image: Tensor, title: str) -> None:
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
             f"{title} got a tensor of shape {tuple(image.shape)}; it needs RGB pictures "
-            "(B, 3, H, W). Convert a mask or a grayscale picture to an IMAGE first."
+            f"(B, 3, H, W). {_advice(image)}"
         )
     if 0 in image.shape:
         raise ValueError(
@@ -143,6 +143,15 @@ def check_image(image: Tensor, title: str) -> None:
             f"{title} got {image.dtype} values; it needs floats in 0..1. Divide 8-bit values by "
             "255."
         )
+
+
+def _advice(image: Tensor) -> str:
+    channels = image.shape[1] if image.ndim == 4 else 1
+    if channels == 4:
+        return "Remove the alpha channel first (Split Image with Alpha)."
+    if channels == 1:
+        return "Convert a mask or a grayscale picture to an IMAGE first."
+    return "Connect the output of a node that gives pictures."
 
 
 def check_values(image: Tensor, title: str) -> None:

@@ -38,7 +38,7 @@ def canny_cv2(image: Tensor, low: float = 100, high: float = 200) -> Tensor:
     check_image(image, "Canny")
     check_values(image, "Canny")
     if not 0 <= low <= high:
-        raise ValueError(_threshold_message("cv2", "0 <= low <= high, e.g. 100 and 200", low, high))
+        raise ValueError(threshold_message("cv2", "0 <= low <= high, e.g. 100 and 200", low, high))
     cv2 = load_cv2()
     edges = [
         torch.from_numpy(cv2.Canny(row, low, high))
@@ -65,7 +65,7 @@ def canny_cnpp(
     check_values(image, "Canny")
     if not 0 <= low <= high <= 1:
         expected = "0 <= low <= high <= 1, e.g. 0.1 and 0.2"
-        raise ValueError(_threshold_message("ControlNet++", expected, low, high))
+        raise ValueError(threshold_message("ControlNet++", expected, low, high))
     with torch.no_grad():
         magnitude = _thinned_magnitude(image, drop_ties)
         return _hysteresis(magnitude > low, magnitude > high).to(image.dtype)
@@ -195,7 +195,8 @@ def _full_precision_convolutions():
     )
 
 
-def _threshold_message(mode: str, expected: str, low: float, high: float) -> str:
+def threshold_message(mode: str, expected: str, low: float, high: float) -> str:
+    """What is wrong with two thresholds, in the unit that they were given in."""
     return (
         f"Canny in {mode} mode got thresholds low {low:g} and high {high:g}; it needs {expected}."
     )

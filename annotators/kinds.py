@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .ade20k import CLASSES, PALETTE
 from .annotator import Annotator, LearnedAnnotator
-from .canny import canny_cnpp, canny_cv2, canny_magnitude, canny_strength
+from .canny import canny_cnpp, canny_cv2, canny_magnitude, canny_strength, threshold_message
 from .depth import DPTHybrid
 from .lineart import LineArt
 from .mlsd import MLSD
@@ -130,6 +130,9 @@ class Row(tuple[Method, ...]):
 
 
 def _canny_cnpp(low: float = 100, high: float = 200) -> Ways:
+    if not 0 <= low <= high <= 1000:  # here in the unit of the node
+        expected = "0 <= low <= high <= 1000, e.g. 100 and 200"
+        raise ValueError(threshold_message("ControlNet++", expected, low, high))
     find = partial(canny_cnpp, low=low * CNPP_THRESHOLD_UNIT, high=high * CNPP_THRESHOLD_UNIT)
     # The published evaluation pins a kornia that loses both pixels of a tie.
     return _canny(find, high, partial(find, drop_ties=True))

@@ -92,3 +92,10 @@ def test_nodes_and_pages_warn_of_weights_that_forbid_commercial_use(key: str):
 def test_every_weight_file_belongs_to_a_kind(key: str):
     used = {n.key for row in KINDS.values() for method in row for n in method.networks}
     assert key in used
+
+
+def test_thresholds_of_canny_are_refused_in_the_unit_of_the_node():
+    with pytest.raises(
+        ValueError, match=r"high 200; it needs 0 <= low <= high <= 1000"
+    ):
+        KINDS["canny"].method("cnpp").ways(low=300, high=200)

@@ -161,3 +161,12 @@ def test_networks_are_built_in_the_dtype_and_namespace_that_is_asked_for(kind):
     convolutions = [m for m in network.modules() if type(m) in (torch.nn.Conv2d, Counted)]
     assert {type(m) for m in convolutions} == {Counted}
     assert network.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [(4, "Remove the alpha channel"), (1, "Convert a mask"), (2, "a node that gives pictures")],
+)
+def test_a_tensor_of_other_channels_is_refused_with_what_to_do(channels, words):
+    with pytest.raises(ValueError, match=words):
+        check_image(torch.zeros(1, channels, 8, 8), "Soft Edge (HED)")

@@ -107,10 +107,16 @@ def require_image(image: Tensor, control_net: host.ControlBase, node: str) -> No
     channels = image.shape[-1]
     wanted = _hint_channels(control_net)
     if channels != wanted:
-        hint = "Convert a mask with Mask to Image" if channels == 1 else "Remove the alpha channel"
+        advice = {
+            (1, 3): "Convert a mask with Mask to Image first.",
+            (4, 3): "Remove the alpha channel first (Split Image with Alpha).",
+        }
+        other = (
+            f"Connect a picture of {wanted} channel{'s' * (wanted != 1)}, or another ControlNet."
+        )
         raise ValueError(
             f"{node}: image has {channels} channel{'s' * (channels != 1)}, the ControlNet reads "
-            f"{wanted}. {hint} first."
+            f"{wanted}. {advice.get((channels, wanted), other)}"
         )
     if not torch.isfinite(image).all():
         raise ValueError(

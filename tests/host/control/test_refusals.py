@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,3 +221,22 @@ def test_an_interrupted_run_leaves_the_next_one_as_if_nothing_had_been(host):
         host.sample(model, *applied, latent=torch.zeros(2, 4, 24, 24))
     del control.get_control
     assert torch.equal(host.sample(model, *applied), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("channels", "wanted", "words"),
+    [
+        (4, 3, r"has 4 channels, the ControlNet reads 3\. Remove the alpha channel"),
+        (1, 3, r"has 1 channel, the ControlNet reads 3\. Convert a mask"),
+        (3, 6, r"has 3 channels, the ControlNet reads 6\. Connect a picture of 6 channels"),
+        (3, 4, r"has 3 channels, the ControlNet reads 4\. Connect a picture of 4 channels"),
+    ],
+)
+def test_advice_fits_the_channels_that_are_read(host, channels, wanted, words):
+    block = torch.nn.Sequential(torch.nn.Conv2d(wanted, 8, 3))
+    network = SimpleNamespace(input_hint_block=block)
+    require_image = host.pack("nodes.host.control.apply").require_image
+    with pytest.raises(ValueError, match=words):
+        require_image(
+            torch.zeros(1, 8, 8, channels), SimpleNamespace(control_model=network), "Apply"
+        )
