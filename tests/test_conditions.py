@@ -95,7 +95,5 @@ def test_every_weight_file_belongs_to_a_kind(key: str):
 
 
 def test_thresholds_of_canny_are_refused_in_the_unit_of_the_node():
-    with pytest.raises(
-        ValueError, match=r"high 200; it needs 0 <= low <= high <= 1000"
-    ):
+    with pytest.raises(ValueError, match=r"high 200; it needs 0 <= low <= high <= 1000"):
         KINDS["canny"].method("cnpp").ways(low=300, high=200)
