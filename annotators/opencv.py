@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from types import ModuleType
+
+log = logging.getLogger(__name__)
+INSTALL = "`pip install opencv-python` with the Python that runs ComfyUI and restart"
+
+
+def note_if_missing() -> None:
+    """One line in the log where OpenCV is not installed, before somebody meets it in a graph."""
+    if importlib.util.find_spec("cv2") is None:
+        log.warning(
+            "OpenCV is not installed: the demo model, the annotate nodes and the templates without "
+            "downloads need it. Run %s.",
+            INSTALL,
+        )
 
 
 def load_cv2() -> ModuleType:
@@ -11,8 +26,7 @@ def load_cv2() -> ModuleType:
         import cv2
     except ImportError as error:
         raise RuntimeError(
-            f"OpenCV could not be imported ({error}). This step needs it: run "
-            "`pip install opencv-python` with the Python that runs ComfyUI and restart, or choose "
+            f"OpenCV could not be imported ({error}). This step needs it: run {INSTALL}, or choose "
             "the Canny mode 'ControlNet++' at resolution 0, which works without it."
         ) from error
     return cv2

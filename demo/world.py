@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..annotators.opencv import load_cv2
 
 SIZE = 128
 TRAIN_SEED = 1
@@ -202,6 +203,7 @@ def _coverage(shape: Shape, size: int) -> np.ndarray:
     fixed = np.rint((points * side - 0.5) * (1 << shift)).astype(np.int32)
     # With n samples per pixel of value n the average over a pixel counts the samples, exactly.
     samples = OVERSAMPLING**2
+    cv2 = load_cv2()
     cv2.fillPoly(canvas, [fixed], samples, shift=shift)
     counts = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     return counts.astype(np.float32) / samples

@@ -10,6 +10,7 @@ from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
 from .annotate.inputs import AnnotatorType
 from .host.control.union import with_union_type
+from .host.load.demo import demo_annotator, example_picture, load_demo_parts
 from .host.load.loading import DTYPES, load_control
 from .host.load.reading import config_of
 from .schema import schema, show_text
@@ -217,9 +218,6 @@ class DemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, example: int) -> io.NodeOutput:
-        # Not above: it draws with OpenCV, and the other nodes here work without.
-        from .host.load.demo import demo_annotator, example_picture, load_demo_parts
-
         return io.NodeOutput(*load_demo_parts(), *example_picture(example), demo_annotator())
 
 
