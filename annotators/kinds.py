@@ -244,13 +244,27 @@ _ONEFORMER = Network(Segmentation, "oneformer_ade20k")
 
 KINDS: Mapping[str, Row] = {
     "canny": Row(
-        (Method("cnpp", _canny_cnpp, label="ControlNet++"), Method("cv2", _canny_cv2)),
+        (
+            Method("cnpp", _canny_cnpp, label="ControlNet++"),
+            Method(
+                "cv2",
+                _canny_cv2,
+                remark="Canny as OpenCV has it. The published figures are by ControlNet++'s own, "
+                "which finds other pixels: leave out --method to compare with them.",
+            ),
+        ),
     ),
     "softedge": Row((Method("hed", _soft_edge, (_HED,), "HED"),)),
     "lineart": Row(
         (
             Method("fine", _line_art, (Network(LineArt, "lineart"),)),
-            Method("coarse", _line_art, (Network(LineArt, "lineart_coarse"),)),
+            Method(
+                "coarse",
+                _line_art,
+                (Network(LineArt, "lineart_coarse"),),
+                remark="Coarse line art. The published figures are by the fine network: leave out "
+                "--method to compare with them.",
+            ),
         )
     ),
     "mlsd": Row((Method("mlsd", _mlsd, (Network(MLSD, "mlsd"),), "M-LSD"),)),

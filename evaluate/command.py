@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="evaluate",
         description="How well pictures follow their conditions. Pictures and conditions belong "
         "together by file name; several pictures of one condition lie in sub-folders. Run it again "
-        "to go on after a break; run it under `accelerate launch` to share the work.",
+        "to go on after a break; run it under torchrun or `accelerate launch` to share the work.",
     )
     parser.add_argument(
         "kind", choices=[kind.key for kind in Condition], help="what the conditions are"

@@ -12,6 +12,7 @@ from controlnet_pp.annotators.kinds import ADE20K, KINDS, Row, Ways
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.consistency.agreement.measure import Measure
+from controlnet_pp.evaluate.paper import PUBLISHED
 from controlnet_pp.evaluate.sources import Source, annotator_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,3 +98,8 @@ def test_every_weight_file_belongs_to_a_kind(key: str):
 def test_thresholds_of_canny_are_refused_in_the_unit_of_the_node():
     with pytest.raises(ValueError, match=r"high 200; it needs 0 <= low <= high <= 1000"):
         KINDS["canny"].method("cnpp").ways(low=300, high=200)
+
+
+@pytest.mark.parametrize("kind", PUBLISHED, ids=lambda kind: kind.name)
+def test_other_methods_than_the_papers_say_so_beside_its_figures(kind: Condition):
+    assert all(method.remark for method in KINDS[kind.key][1:])
