@@ -7,8 +7,8 @@ from controlnet_pp.tests.host.control.shaping import CLOSE, sampled, schedule
 from controlnet_pp.tests.host.harness import TINY, apply
 
 
-@pytest.mark.parametrize("scheduler", ["sgm_uniform", "normal", "simple", "ddim_uniform"])
-@pytest.mark.parametrize("percent", [10, 20, 30, 40, 50, 60, 70, 80, 90])
+@pytest.mark.parametrize("scheduler", ["sgm_uniform", "simple"])
+@pytest.mark.parametrize("percent", [20, 30, 50, 80])
 def test_a_jump_acts_from_the_step_from_which_the_hosts_window_does(host, scheduler, percent):
     ours, _ = host.pair(TINY)
     sampling = {"steps": 10, "scheduler": scheduler, "sampler": "euler"}
