@@ -12,7 +12,7 @@ from .annotate.inputs import AnnotatorType
 from .host.control.union import with_union_type
 from .host.load.demo import demo_annotator, example_picture, load_demo_parts
 from .host.load.loading import DTYPES, load_control
-from .host.load.reading import config_of
+from .host.load.reading import require_config
 from .schema import schema, show_text
 
 GROUP = "load"
@@ -117,7 +117,7 @@ class ControlNetReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net, width: int, height: int) -> io.NodeOutput:
-        found = report(config_of(control_net), width=width, height=height)
+        found = report(require_config(control_net), width=width, height=height)
         shown = show_text(cls, found.text(blocks=False))
         return io.NodeOutput(found.text(), annotator_costs(), ui=shown)
 

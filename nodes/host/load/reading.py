@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ....cnpp_core.network.config import NetworkConfig
-from ..control.family import config_of as find_config
+from ..control.family import config_of
 
 
-def config_of(control_net: Any) -> NetworkConfig:
+def require_config(control_net: Any) -> NetworkConfig:
     """The layout of a Stable Diffusion ControlNet; ValueError for controls of another kind."""
-    config = find_config(control_net)
+    config = config_of(control_net)
     if config is None:
         raise ValueError(
             f"control_net is a {type(control_net).__name__}, which has no blocks with zero "
