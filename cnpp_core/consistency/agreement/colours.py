@@ -54,9 +54,17 @@ class ColourMeasure(Measure):
         """Levels of 255, two digits."""
         return f"{score:.2f}"
 
+    def misfit(self, condition: Tensor) -> str:
+        """A photograph may be a tile: only another scale, or no colours at all."""
+        if problem := wrong_scale(condition):
+            return problem
+        if condition.shape[0] != 3:
+            return f"it has one channel. Connect the output of {NODE}."
+        return ""
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) in 0..1; refuses drawings, masks and flat pictures."""
-        refuse_if([_problem(one) for one in condition], "a tile (a coarse picture in colour)")
+        refuse_if([self.misfit(one) for one in condition], "a tile (a coarse picture in colour)")
         remarks = [remark for one in condition if (remark := _remark(one))]
         return condition.float().clamp(0, 1), remarks[:1]
 
@@ -77,14 +85,6 @@ class ColourMeasure(Measure):
         ]
         error = off.square().mean(1, keepdim=True).sqrt() * LEVELS / HOTTEST
         return Comparison(scores, lines, grey_outside(heat(error.clamp(0, 1)), mask))
-
-
-def _problem(condition: Tensor) -> str:
-    if problem := wrong_scale(condition):
-        return problem
-    if condition.shape[0] != 3:
-        return f"it has one channel. Connect the output of {NODE}."
-    return ""
 
 
 def _remark(condition: Tensor) -> str:

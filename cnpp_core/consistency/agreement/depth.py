@@ -48,9 +48,20 @@ class DepthMeasure(Measure):
         """Levels of 255, two digits as published."""
         return f"{score:.2f}"
 
+    def misfit(self, condition: Tensor) -> str:
+        """Colour: silhouettes in black and white are given to such ControlNets on purpose."""
+        if problem := wrong_scale(condition):
+            return problem
+        if colour_of(condition) > MOST_COLOUR:
+            return (
+                "it is in colour, like a photograph or a depth map painted for the eye. Connect "
+                "the output of the Depth (MiDaS) node."
+            )
+        return ""
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Depth of a map (N, 1 or 3, H, W) -> (N, 1, H, W) in 0..1; refuses what is none."""
-        refuse_if([_problem(one) for one in condition], "a depth map (grey, near is white)")
+        refuse_if([self._problem(one) for one in condition], "a depth map (grey, near is white)")
         grey = condition.float().mean(1, keepdim=True)
         spread = (grey.amax((1, 2, 3)) - grey.amin((1, 2, 3))).min().item()
         flat = ["the condition has one value everywhere: no depth is wanted."]
@@ -78,6 +89,18 @@ class DepthMeasure(Measure):
         ]
         return Comparison(scores, lines, grey_outside(_errors(found, wanted), mask))
 
+    def _problem(self, condition: Tensor) -> str:
+        if problem := self.misfit(condition):
+            return problem
+        grey = condition.float().mean(0)
+        extreme = ((grey < FLAT) | (grey > 1 - FLAT)).float().mean().item()
+        if extreme > MOST_EXTREME and (grey.max() - grey.min()).item() >= FLAT:
+            return (
+                f"{extreme:.0%} of it is black or white, like a drawing or a mask. Connect the "
+                "output of the Depth (MiDaS) node."
+            )
+        return ""
+
 
 def _errors(found: Tensor, wanted: Tensor) -> Tensor:
     picture = (wanted * GROUND).expand(-1, 3, -1, -1)
@@ -85,21 +108,3 @@ def _errors(found: Tensor, wanted: Tensor) -> Tensor:
         strength = (amount * GAIN).clamp(0, 1)
         picture = torch.lerp(picture, picture.new_tensor(colour).view(1, 3, 1, 1), strength)
     return picture
-
-
-def _problem(condition: Tensor) -> str:
-    if problem := wrong_scale(condition):
-        return problem
-    if colour_of(condition) > MOST_COLOUR:
-        return (
-            "it is in colour, like a photograph or a depth map painted for the eye. Connect the "
-            "output of the Depth (MiDaS) node."
-        )
-    grey = condition.float().mean(0)
-    extreme = ((grey < FLAT) | (grey > 1 - FLAT)).float().mean().item()
-    if extreme > MOST_EXTREME and (grey.max() - grey.min()).item() >= FLAT:
-        return (
-            f"{extreme:.0%} of it is black or white, like a drawing or a mask. Connect the output "
-            "of the Depth (MiDaS) node."
-        )
-    return ""

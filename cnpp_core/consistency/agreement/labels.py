@@ -28,6 +28,8 @@ UNKNOWN_WORTH_A_REMARK = 0.01
 AS_WANTED = (0.35, 0.35, 0.35)
 NOT_COMPARED = (0.0, 0.0, 0.0)
 WORST_NAMED = 3
+# Palettes have at most this many colours; borders that were interpolated or compressed have others.
+MANY, LEAST_FLAT = 256, 1 / 3
 
 Palette = Sequence[tuple[int, int, int]]  # RGB of each class, 0..255
 
@@ -59,6 +61,21 @@ class LabelMeasure(Measure):
                 f"{IGNORE - 1} colours are needed, and a name for each or none."
             )
         object.__setattr__(self, "_colours", torch.tensor(self.palette, dtype=torch.int32))
+
+    def misfit(self, condition: Tensor) -> str:
+        """More colours than regions of any palette have."""
+        if problem := wrong_scale(condition):
+            return problem
+        if condition.shape[0] != 3:
+            return "it has one channel. Connect the output of the Segmentation node."
+        counts = _packed(condition[None]).unique(return_counts=True)[1]
+        share = counts.sort(descending=True).values[:MANY].sum() / counts.sum()
+        if share < LEAST_FLAT:
+            return (
+                f"its {MANY} most frequent colours cover only {share:.0%} of it, as in a "
+                "photograph. Connect the output of the Segmentation node."
+            )
+        return ""
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) -> classes (N, 1, H, W), IGNORE for none; refuses other pictures."""
@@ -109,9 +126,7 @@ class LabelMeasure(Measure):
         IGNORE where the picture is black or too far from every colour; the second result is true
         for the latter only.
         """
-        pixels = (picture.expand(-1, 3, -1, -1).float() * 255).round().clamp(0, 255).int()
-        packed = (pixels[:, 0] << 16) | (pixels[:, 1] << 8) | pixels[:, 2]
-        distinct, where = packed.unique(return_inverse=True)
+        distinct, where = _packed(picture.expand(-1, 3, -1, -1)).unique(return_inverse=True)
         colours = torch.stack([distinct >> 16, distinct >> 8 & 255, distinct & 255], dim=1)
         own = self._colours.to(colours.device)
         nearest = torch.zeros_like(distinct, dtype=torch.long)
@@ -146,3 +161,9 @@ class LabelMeasure(Measure):
         if (condition <= NEAR).all():
             return "it is black, so no class is wanted anywhere."
         return ""
+
+
+def _packed(picture: Tensor) -> Tensor:
+    """Colours (B, 3, H, W) in 0..1 -> one number for each colour of 8 bits, (B, H, W)."""
+    pixels = (picture.float() * 255).round().clamp(0, 255).int()
+    return (pixels[:, 0] << 16) | (pixels[:, 1] << 8) | pixels[:, 2]

@@ -50,6 +50,14 @@ class Measure(ABC):
         return f"{score:.1%}"
 
     @abstractmethod
+    def misfit(self, condition: Tensor) -> str:
+        """Why a condition (C, H, W) is plainly none of this kind, and what to do; "" if it may be.
+
+        It goes by the values of the pixels and not by where they are. What another tool's
+        annotator of the kind gives passes, even where `read` refuses it.
+        """
+
+    @abstractmethod
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """The map in a condition image (N, 1 or 3, H, W) in 0..1, and remarks for the report.
 
@@ -97,6 +105,16 @@ def wrong_scale(condition: Tensor) -> str:
         found = highest if highest > 1.5 else lowest
         return f"its values reach {found:.3g}. Scale it to 0..1."
     return ""
+
+
+def in_colour(condition: Tensor, node: str) -> str:
+    """What to do if (C, H, W), which ought to be grey, is in colour, else empty."""
+    if colour_of(condition) <= MOST_COLOUR:
+        return ""
+    return (
+        "it is in colour, like a photograph. Connect the condition, for example the output of the "
+        f"{node} node, not the photograph it was made from."
+    )
 
 
 def colour_of(condition: Tensor) -> float:

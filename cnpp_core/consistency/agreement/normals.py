@@ -53,12 +53,31 @@ class NormalMeasure(Measure):
         """Degrees, two digits."""
         return f"{score:.2f}"
 
+    def misfit(self, condition: Tensor) -> str:
+        """Black, or colours that stand for no direction."""
+        if problem := wrong_scale(condition):
+            return problem
+        if condition.shape[0] != 3:
+            return "it has one channel. Connect the output of the Normal node."
+        lengths = (condition.float() * 2 - 1).norm(dim=0)
+        coloured = (condition >= BLACK).any(0)
+        if not coloured.any():
+            return "it is black. Connect the output of the Normal node."
+        unit = (lengths > LENGTHS[0]) & (lengths < LENGTHS[1])
+        share = unit[coloured].float().mean().item()
+        if share < LEAST_UNIT:
+            return (
+                f"only {share:.0%} of its colours stand for a direction, as in a photograph. "
+                "Connect the output of the Normal node."
+            )
+        return ""
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) -> unit vectors (N, 3, H, W), 0 where there is no normal.
 
         ValueError where most colours stand for no direction.
         """
-        refuse_if([_problem(one) for one in condition], "a normal map (directions as colours)")
+        refuse_if([self.misfit(one) for one in condition], "a normal map (directions as colours)")
         return _vectors(condition.float()), []
 
     def stated(self, wanted: Tensor) -> Tensor:
@@ -97,22 +116,3 @@ def _vectors(colours: Tensor) -> Tensor:
     vectors = colours * 2 - 1
     black = (colours < BLACK).all(1, keepdim=True)
     return torch.where(black, 0, vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-3))
-
-
-def _problem(condition: Tensor) -> str:
-    if problem := wrong_scale(condition):
-        return problem
-    if condition.shape[0] != 3:
-        return "it has one channel. Connect the output of the Normal node."
-    lengths = (condition.float() * 2 - 1).norm(dim=0)
-    coloured = (condition >= BLACK).any(0)
-    if not coloured.any():
-        return "it is black. Connect the output of the Normal node."
-    unit = (lengths > LENGTHS[0]) & (lengths < LENGTHS[1])
-    share = unit[coloured].float().mean().item()
-    if share < LEAST_UNIT:
-        return (
-            f"only {share:.0%} of its colours stand for a direction, as in a photograph. Connect "
-            "the output of the Normal node."
-        )
-    return ""

@@ -52,14 +52,28 @@ class PoseMeasure(Measure):
             return f"PCK (within {ALPHA:.0%} of the person's size)"
         return f"PCK (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
 
+    def misfit(self, condition: Tensor) -> str:
+        """More light than a drawing has; faces and hands alone are given on purpose."""
+        if problem := wrong_scale(condition):
+            return problem
+        if condition.shape[0] != 3:
+            return "it has one channel. Connect the output of the OpenPose node."
+        share = _lit(condition).float().mean().item()
+        if share > MOST_LIT:
+            return (
+                f"only {1 - share:.0%} of it is black, as in a photograph. Connect the output of "
+                "the OpenPose or the OpenPose Draw node."
+            )
+        return ""
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Drawings (N, 3, H, W) -> joints (N, P, 18, 3): x, y in shares of the sides, 1 or 0."""
-        refuse_if([_problem(one) for one in condition], "a pose (coloured skeletons on black)")
+        refuse_if([self._problem(one) for one in condition], "a pose (coloured skeletons on black)")
         people = [_as_shares(read_skeletons(one), one) for one in condition]
         nobody = [
             "no joint in OpenPose's colours is in it. Connect the output of the OpenPose or the "
             "OpenPose Draw node, with the body drawn."
-            if not len(found) and (one > LIT).any()
+            if not len(found) and _lit(one).any()
             else ""
             for found, one in zip(people, condition, strict=True)
         ]
@@ -118,6 +132,20 @@ class PoseMeasure(Measure):
         difference = torch.cat(pictures).to(recovered.device)
         return Comparison(score.pck, lines, grey_outside(difference, mask))
 
+    def _problem(self, condition: Tensor) -> str:
+        if problem := self.misfit(condition):
+            return problem
+        lit = _lit(condition)
+        if lit.any():
+            spread = condition.amax(0) - condition.amin(0)
+            coloured = (spread[lit] > COLOURLESS).float().mean().item()
+            if coloured < LEAST_COLOURED:
+                return (
+                    f"only {coloured:.0%} of what is drawn has a colour. Connect the output of "
+                    "the OpenPose or the OpenPose Draw node, with the body drawn."
+                )
+        return ""
+
 
 def _as_shares(people: Tensor, picture: Tensor) -> Tensor:
     """Pixel centres to shares of the sides, 0 where there is no joint."""
@@ -170,24 +198,5 @@ def _drawn(people: Tensor, shown: Tensor, size: tuple[int, int]) -> Tensor:
     return canvas[None, None]
 
 
-def _problem(condition: Tensor) -> str:
-    if problem := wrong_scale(condition):
-        return problem
-    if condition.shape[0] != 3:
-        return "it has one channel. Connect the output of the OpenPose node."
-    lit = condition.amax(0) > LIT
-    share = lit.float().mean().item()
-    if share > MOST_LIT:
-        return (
-            f"only {1 - share:.0%} of it is black, as in a photograph. Connect the output of the "
-            "OpenPose or the OpenPose Draw node."
-        )
-    if lit.any():
-        spread = condition.amax(0) - condition.amin(0)
-        coloured = (spread[lit] > COLOURLESS).float().mean().item()
-        if coloured < LEAST_COLOURED:
-            return (
-                f"only {coloured:.0%} of what is drawn has a colour. Connect the output of the "
-                "OpenPose or the OpenPose Draw node, with the body drawn."
-            )
-    return ""
+def _lit(condition: Tensor) -> Tensor:
+    return condition.amax(0) > LIT

@@ -15,12 +15,11 @@ from .measure import (
     INVENTED,
     KEPT,
     LOST,
-    MOST_COLOUR,
     Comparison,
     Legend,
     Measure,
-    colour_of,
     grey_outside,
+    in_colour,
     refuse_if,
     wrong_scale,
 )
@@ -51,9 +50,21 @@ class SoftMapMeasure(Measure):
         """Four digits of 0..1, as published."""
         return f"{score:.4f}"
 
+    def misfit(self, condition: Tensor) -> str:
+        """Colour, or more light than lines give."""
+        if problem := wrong_scale(condition) or in_colour(condition, self.node):
+            return problem
+        grey = condition.float().mean(0)
+        if (light := grey.mean().item()) > MOST_LIGHT:
+            return (
+                f"it is light, {light:.0%} on average. Black lines on white must be inverted first "
+                f"(Invert Image); otherwise connect the output of the {self.node} node."
+            )
+        return ""
+
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Grey of a map (N, 1 or 3, H, W) -> (N, 1, H, W) float; refuses what is no such map."""
-        refuse_if([self._problem(one) for one in condition], f"a {self.what} (white on black)")
+        refuse_if([self.misfit(one) for one in condition], f"a {self.what} (white on black)")
         grey = condition.float().mean(1, keepdim=True).clamp(0, 1)
         dark = (grey < DARK).float().mean((1, 2, 3)).min().item()
         remarks = []
@@ -92,19 +103,3 @@ class SoftMapMeasure(Measure):
             for amount, colour in ((kept, KEPT), (lost, LOST), (invented, INVENTED))
         )
         return Comparison(scores, lines, grey_outside(torch.as_tensor(picture).clamp(0, 1), mask))
-
-    def _problem(self, condition: Tensor) -> str:
-        if problem := wrong_scale(condition):
-            return problem
-        if colour_of(condition) > MOST_COLOUR:
-            return (
-                "it is in colour. Connect the condition that went into the ControlNet, for example "
-                f"the output of the {self.node} node, not the photograph it was made from."
-            )
-        grey = condition.float().mean(0)
-        if (light := grey.mean().item()) > MOST_LIGHT:
-            return (
-                f"it is light, {light:.0%} on average. Black lines on white must be inverted first "
-                f"(Invert Image); otherwise connect the output of the {self.node} node."
-            )
-        return ""
