@@ -9,7 +9,9 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +60,12 @@ def install(session: nox.Session, *packages: str) -> None:
     session.install(TORCH, OPENCV, *HOST_BRINGS, *packages)
 
 
+def install_tests(session: nox.Session) -> None:
+    """Install what the tests need that run without ComfyUI."""
+    install(session, *ORACLES, *PYTEST, "hypothesis>=6.100")
+    session.install("--no-deps", REFERENCE_ANNOTATORS)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """The whole cycle on the built-in demo model; `-- train` trains that model anew."""
@@ -68,8 +76,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that needs no ComfyUI; arguments after `--` go to pytest (`-- -m slow`)."""
-    install(session, *ORACLES, *PYTEST, "hypothesis>=6.100")
-    session.install("--no-deps", REFERENCE_ANNOTATORS)
+    install_tests(session)
     session.run("python", "-m", "pytest", TIMEOUT, *session.posargs)
     session.log("Tests marked `slow` ran only if asked for: nox -s tests -- -m slow")
     session.log("The tests inside a real ComfyUI are a session of their own: nox -s host")
@@ -135,6 +142,24 @@ def run_apart(run: tuple[str, Sequence[str], dict[str, str]]) -> subprocess.Comp
         stderr=subprocess.STDOUT,
         check=False,
     )
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Faults planted in packages, and how many of them the tests catch; `-- evaluate --seed 2`.
+
+    A sample of each package, or of those named; an hour on one core. The scores of the usual sample
+    go to bench/results/mutants.json.
+    """
+    install_tests(session)
+    session.install("cosmic-ray==8.7.0")
+    usual = not any(word.startswith("-") for word in session.posargs)
+    results = ("--results", str(ROOT / "bench" / "results" / "mutants.json")) if usual else ()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "pack"  # the faults are written into the source
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "out"))
+        session.chdir(copy)
+        session.run("python", "-m", "tools.mutants_run", *session.posargs, *results)
 
 
 @nox.session

@@ -1,0 +1,47 @@
+"""Tests in a fork of this process: what it has imported, no run has to import again."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+MEMORY = 8 << 30  # bytes; a fault may ask for any number
+
+
+def passes(files: Sequence[Path], timeout: float, folder: Path) -> bool:
+    """True if every test in the files passes within ``timeout`` seconds; the first failure ends it.
+
+    folder: where the tests write; afterwards log.txt in it holds what pytest said.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        *("--exitfirst", "--quiet", "-p", "no:cacheprovider"),
+        *("--basetemp", str(folder / "temporary"), *map(str, files)),
+    ]
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_run, args=(arguments, folder / "log.txt"))
+    process.start()
+    process.join(timeout)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, signal.SIGKILL)  # and whatever the tests have started
+    process.join()
+    return process.exitcode == pytest.ExitCode.OK
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    os.setsid()  # a group of its own, to be ended as one
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    with log.open("w", encoding="utf-8") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+        sys.stdout = sys.stderr = stream
+        code = pytest.main(arguments)
+    os._exit(code)  # at once: what the parent would do at its end is not to be done here

@@ -1,0 +1,176 @@
+"""`nox -s mutants`: plant faults in a package, one at a time, and count those that its tests catch.
+
+cosmic-ray makes the mutants. Each is written into the source, so this runs in a copy of the tree,
+and tested in a fork of this process, which has imported torch but nothing that a mutant is in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from cosmic_ray.commands import init
+from cosmic_ray.modules import find_modules
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB
+from cosmic_ray.work_item import MutationSpec
+
+from .mutants import Mutant, Score, annotation_spans, compiles, equivalent, shuffled
+from .mutants_fork import passes
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRATCH = ROOT / "out" / "mutants"
+TESTS = {
+    "cnpp_core/control": "tests/control",
+    "cnpp_core/checkpoint": "tests/checkpoint",
+    "evaluate": "tests/evaluate",
+}
+# What tests import that takes long; here it is imported once.
+PRELOADED = (
+    *("torch", "torch._dynamo", "hypothesis", "torchmetrics"),
+    *("scipy.ndimage", "sklearn.metrics", "transformers", "diffusers"),
+)
+TARGET = 0.85
+
+
+class Planted(NamedTuple):
+    """A mutant in its file. source: the text of the whole file with the fault in it."""
+
+    mutant: Mutant
+    file: Path
+    source: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score the packages, write the scores, and return 1 if one is below the target."""
+    parser = argparse.ArgumentParser(prog="nox -s mutants --", description=main.__doc__)
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=", ".join(TESTS))
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--sample", type=int, default=150, help="mutants of a package")
+    parser.add_argument("--results", type=Path, help="a JSON file for the scores")
+    options = parser.parse_args(argv)
+    packages = options.packages or list(TESTS)
+    unknown = [name for name in packages if name not in TESTS]
+    if unknown:
+        parser.error(f"there is no package {unknown[0]!r}, only {', '.join(TESTS)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+
+    os.environ["CI"] = "true"  # hypothesis draws the same examples each time and remembers none
+    for name in PRELOADED:
+        import_module(name)
+    scores = [measure(name, options.seed, options.sample) for name in packages]
+    for score in scores:
+        logger.info("\n%s", score.text())
+    if options.results:
+        save(options.results, scores, options.seed)
+    return int(min(score.share for score in scores) < TARGET)
+
+
+def measure(package: str, seed: int, count: int) -> Score:
+    """Test a sample of the package's mutants. RuntimeError if the tests fail without one."""
+    files, clean = quickest_first(sorted(ROOT.glob(f"{TESTS[package]}/test_*.py")))
+    timeout = max(30.0, 4 * clean)
+    logger.info("%s: its tests take %.0f s, a mutant gets %.0f s", package, clean, timeout)
+    # A mutant may be as long as the source and written in the same second, which is all that Python
+    # looks at before it takes what was compiled earlier.
+    for folder in ROOT.joinpath(package).rglob("__pycache__"):
+        shutil.rmtree(folder)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+
+    specs = possible(package)
+    fates = []
+    for number, (mutant, file, source) in enumerate(drawn(specs, seed, count), 1):
+        file.write_text(source, encoding="utf-8")
+        caught = not passes(files, timeout, SCRATCH)
+        file.write_text(read(file), encoding="utf-8")
+        fates.append((mutant, caught))
+        if not caught:
+            logger.info("%d of %d was not caught: %s", number, count, mutant.text())
+    return Score.of(package, len(specs), fates, equivalent())
+
+
+def quickest_first(files: Sequence[Path]) -> tuple[list[Path], float]:
+    """The test files in the order of their time, and the seconds that they take together."""
+    seconds = {}
+    for file in files:
+        start = time.monotonic()
+        if not passes([file], 900, SCRATCH):
+            said = (SCRATCH / "log.txt").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"{file.relative_to(ROOT)} fails without a mutant:\n{said}")
+        seconds[file] = time.monotonic() - start
+        logger.info("%s: %.1f s", file.relative_to(ROOT), seconds[file])
+    return sorted(files, key=seconds.__getitem__), sum(seconds.values())
+
+
+def possible(package: str) -> list[MutationSpec]:
+    """Every mutant that cosmic-ray can make, but for those of annotations."""
+    database = WorkDB(":memory:", WorkDB.Mode.create)
+    init(find_modules([Path(package)]), database, {})
+    specs = [mutation for item in database.work_items for mutation in item.mutations]
+    database.close()
+    spans = {spec.module_path: annotation_spans(read(spec.module_path)) for spec in specs}
+    return [
+        spec
+        for spec in specs
+        if not any(start <= spec.start_pos < end for start, end in spans[spec.module_path])
+    ]
+
+
+def drawn(specs: Sequence[MutationSpec], seed: int, count: int) -> Iterator[Planted]:
+    """The first mutants in the order of the seed, but for those that don't compile."""
+    for spec in in_order(specs, seed):
+        if not count:
+            return
+        source = read(spec.module_path)
+        operator = get_operator(spec.operator_name)(**spec.operator_args)
+        mutated = mutate_code(source, operator, spec.occurrence)
+        if mutated is not None and compiles(mutated):
+            mutant = Mutant.of(spec.module_path.as_posix(), source, mutated)
+            yield Planted(mutant, spec.module_path, mutated)
+            count -= 1
+
+
+def in_order(specs: Sequence[MutationSpec], seed: int) -> list[MutationSpec]:
+    """The mutants in the order of the seed."""
+    specs = sorted(specs, key=lambda spec: spec.occurrence)
+    lines = {spec.module_path: read(spec.module_path).splitlines() for spec in specs}
+    identities = [
+        (
+            s.module_path.as_posix(),
+            s.operator_name,
+            lines[s.module_path][s.start_pos[0] - 1].strip(),
+        )
+        for s in specs
+    ]
+    return [specs[place] for place in shuffled(identities, seed)]
+
+
+def save(file: Path, scores: Sequence[Score], seed: int) -> None:
+    """Write the scores of these packages; those of others stay as they are in the file."""
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    results |= {score.package: {"seed": seed, **score.as_dict()} for score in scores}
+    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+@cache
+def read(file: Path) -> str:
+    """A source file, as it was before the first mutant."""
+    return file.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
