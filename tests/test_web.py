@@ -16,17 +16,25 @@ PAGE = """
 export const app = { registerExtension(extension) { globalThis.extension = extension; } };
 """
 SCENE = """
-globalThis.document = {
-    createElement: () => ({ style: {}, textContent: "", remove() { this.gone = true; } }),
+class Element {
+    style = {};
+    textContent = "";
+    offsetHeight = 48;
+    append(child) { this.firstChild = child; }
+    remove() { this.gone = true; }
+}
+globalThis.document = { createElement: () => new Element() };
+globalThis.ResizeObserver = class {
+    constructor(resized) { globalThis.resized = resized; }
+    observe() {}
 };
 await import("./extensions/pack/js/show_text.js");
 
 class Node {
     widgets = [{ name: "tolerance", value: 1 }];
     calls = 0;
-    size = [300, 100];
-    computeSize() { return [200, 60 * this.widgets.length]; }
-    setSize(size) { this.size = size; }
+    drawn = 0;
+    setDirtyCanvas() { this.drawn += 1; }
     addDOMWidget(name, type, element, options) {
         const widget = { name, type, element, options };
         this.widgets.push(widget);
@@ -38,19 +46,32 @@ class Foreign extends Node {}
 Foreign.prototype.onExecuted = Node.prototype.onExecuted;
 globalThis.extension.beforeRegisterNodeDef(Node, { name: "CNPP_CycleConsistencyCheck" });
 globalThis.extension.beforeRegisterNodeDef(Foreign, { name: "SomebodyElses" });
+const shown = (node) =>
+    node.widgets.map((w) => [w.name, w.element ? w.element.firstChild.textContent : w.value]);
 
 const seen = {};
 const node = new Node();
 node.onExecuted({ text: ["F1: 50%\\npicture 1"] });
 node.onExecuted({ text: ["F1: 60%\\npicture 1"] });
-seen.reloaded = node.widgets.map((w) => [w.name, w.element?.textContent ?? w.value]);
+seen.reloaded = shown(node);
+seen.type = node.widgets[1].type;
 seen.serialised = node.widgets[1].serialize;
 seen.calls = node.calls;
-seen.size = node.size;
+
+const { getMinHeight, getMaxHeight } = node.widgets[1].options;
+seen.heights = [getMinHeight(), getMaxHeight()];
+const before = node.drawn;
+globalThis.resized();
+seen.drawn_again = node.drawn - before;
 
 node.widgets.push({ name: "$$node-text-preview", value: "F1: 99%" });  // of a later run
 node.onExecuted({ text: ["F1: 70%\\npicture 1"] });
-seen.running = node.widgets.map((w) => [w.name, w.value]);
+seen.classic = shown(node);
+
+globalThis.LiteGraph = { vueNodesMode: true };
+node.widgets.push({ name: "$$node-text-preview", value: "F1: 99%" });
+node.onExecuted({ text: ["F1: 80%\\npicture 1"] });
+seen.vue = shown(node);
 
 const silent = new Node();
 silent.onExecuted({ images: [] });
@@ -60,6 +81,12 @@ foreign.onExecuted({ text: ["hello"] });
 seen.foreign = foreign.widgets.length;
 console.log(JSON.stringify(seen));
 """
+# What Nodes 2.0 (frontend 1.45) draws itself, from a widget's value and not from its element.
+DRAWN_BY_THE_PAGE = {
+    *("string", "text", "number", "int", "float", "slider", "gradientslider", "boolean", "toggle"),
+    *("combo", "asset", "color", "button", "textarea", "multiline", "customtext", "markdown"),
+    *("progresstext", "chart", "galleria", "curve", "range", "legacy", "hidden"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +111,21 @@ def test_a_cached_result_shows_its_text_in_one_widget_that_is_not_saved(seen):
     assert seen["serialised"] is False
 
 
-def test_the_node_grows_to_hold_the_text(seen):
-    assert seen["size"] == [300, 120]
+def test_the_widget_is_of_a_type_whose_element_is_shown_in_nodes_2(seen):
+    assert seen["type"].lower() not in DRAWN_BY_THE_PAGE
 
 
-def test_where_the_page_shows_the_text_of_an_earlier_run_it_is_replaced(seen):
-    assert seen["running"] == [
-        ["tolerance", 1],
-        ["$$node-text-preview", "F1: 70%\n\n- picture 1"],
-    ]
+def test_it_takes_the_height_of_its_text_as_soon_as_that_is_laid_out(seen):
+    assert seen["heights"] == [48 + 20, 48 + 20]
+    assert seen["drawn_again"] == 1
+
+
+def test_the_classic_page_shows_the_whole_text_in_place_of_its_own(seen):
+    assert seen["classic"] == [["tolerance", 1], ["cnpp_text", "F1: 70%\npicture 1"]]
+
+
+def test_nodes_2_shows_the_new_text_where_it_showed_that_of_an_earlier_run(seen):
+    assert seen["vue"] == [["tolerance", 1], ["$$node-text-preview", "F1: 80%\n\n- picture 1"]]
 
 
 def test_what_the_node_did_before_still_happens(seen):

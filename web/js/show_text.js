@@ -2,13 +2,15 @@
 //
 // While a node runs, the server sends the text and the page shows it. A cached node does not run, so
 // the page would keep the text of an earlier run, or show none after a reload. But the cached
-// result is sent to the page again, and that is what this listens to.
+// result is sent to the page again, and that is what this listens to. The classic page also cuts
+// the text of a running node after some lines; there ours takes its place.
 
 import { app } from "../../../scripts/app.js";
 
 const PREFIX = "CNPP_";
 const HOST_WIDGET = "$$node-text-preview"; // what the page itself shows a running node's text in
 const OWN_WIDGET = "cnpp_text";
+const MARGIN = 10; // the classic page's, above and below the element of a widget
 
 app.registerExtension({
     name: "ControlNetPlusPlus.ShowText",
@@ -26,11 +28,12 @@ app.registerExtension({
 function showText(node, text) {
     const own = node.widgets?.find((widget) => widget.name === OWN_WIDGET);
     const host = node.widgets?.find((widget) => widget.name === HOST_WIDGET);
-    if (host) {
+    if (host && globalThis.LiteGraph?.vueNodesMode) {
         if (own) removeWidget(node, own);
         host.value = asMarkdown(text);
     } else {
-        (own ?? addWidget(node)).element.textContent = text;
+        if (host) removeWidget(node, host);
+        (own ?? addWidget(node)).element.firstChild.textContent = text;
     }
     node.setDirtyCanvas?.(true, true);
 }
@@ -42,23 +45,25 @@ function asMarkdown(text) {
 }
 
 function addWidget(node) {
-    const element = document.createElement("div");
-    Object.assign(element.style, {
-        overflow: "auto",
+    const shown = document.createElement("div");
+    Object.assign(shown.style, {
         whiteSpace: "pre-wrap",
         fontSize: "12px",
-        padding: "4px",
+        padding: "0 4px",
     });
+    const element = document.createElement("div"); // the page stretches this one over all its space
+    element.append(shown);
+    // Its height is known when the page has laid it out, and changes with the node's width.
+    const height = () => shown.offsetHeight + 2 * MARGIN;
+    new ResizeObserver(() => node.setDirtyCanvas?.(true, true)).observe(shown);
+    // Nodes 2.0 draws types that it knows ("text") itself, from a value, and leaves out the element.
     // Not serialised: saved workflows store widget values by position.
-    const widget = node.addDOMWidget(OWN_WIDGET, "text", element, {
+    const widget = node.addDOMWidget(OWN_WIDGET, OWN_WIDGET, element, {
         serialize: false,
-        getMinHeight: () => 60,
+        getMinHeight: height,
+        getMaxHeight: height,
     });
     widget.serialize = false;
-    if (node.computeSize && node.setSize) {
-        const [width, height] = node.computeSize();
-        node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
-    }
     return widget;
 }
 
