@@ -17,7 +17,6 @@ from ..network.controlnet import ControlNet
 from .formats import (
     DIFFUSERS,
     OTHER_PACK,
-    WHOLE,
     FoundControlNet,
     find_controlnet,
     split_part,
@@ -26,7 +25,7 @@ from .keys import from_diffusers
 from .read import read_tensors
 from .report import network_title
 from .shapes import MissingTensor, find_config
-from .words import DOWNLOAD_AGAIN, refusal, shown, some
+from .words import DOWNLOAD_AGAIN, WHOLE, refusal, shown, some
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +41,10 @@ PROMAX_TYPES = 8
 # Who lacks one of these or more than a tenth has one part of a split file, not a bad download.
 PARTS, PART = ("time_embed.", "zero_convs.", "middle_block.", "middle_block_out."), 0.1
 # The parts a ControlNet has and its UNet has not: a difference file stores them in full.
+HINT_BLOCK = "input_hint_block."
 OWN_PARTS = (
     "zero_convs.",
-    "input_hint_block.",
+    HINT_BLOCK,
     "middle_block_out.",
     "task_embedding",
     "transformer_layes.",
@@ -141,6 +141,9 @@ def bytes_by_dtype(state_dict: Mapping[str, Tensor]) -> dict[torch.dtype, int]:
 def _check_complete(state_dict: Mapping[str, Tensor], network: ControlNet, name: str) -> None:
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     missing = [key for key in expected if key not in state_dict]
+    if missing and missing == [key for key in expected if key.startswith(HINT_BLOCK)]:
+        what = f"is a ControlNet without {HINT_BLOCK}*, which reads latents as a CtrLoRA does"
+        raise refusal(name, what, OTHER_PACK)
     if missing:
         reason = f"it lacks {len(missing)} of {len(expected)}, {some(missing)}"
         raise _incomplete(name, reason, part=len(missing) > PART * len(expected))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 DOWNLOAD_AGAIN = "download it again and compare its size with the one on the download page"
 SAVE_AS_SAFETENSORS = "get it as .safetensors instead"
+WHOLE = "get the ControlNet as one file"
 UNPACK = "unpack it and choose the model inside"
 LONGEST_SHOWN = 100
 # Every name is looked at many times; whole SDXL checkpoints have 2,600, none of 200 characters.
