@@ -65,7 +65,7 @@ class HintFit:
         height, width = hint.shape[-2:]
         # Width over height of the hint and of the picture, as products so that equal is equal.
         wider = width * size[0] - height * size[1]
-        if self.fit == STRETCH or wider == 0:
+        if self.fit == STRETCH:
             return _resize(hint, size, self.resampling)
         if self.fit == CROP:
             aspect = (width / height) / (size[1] / size[0])

@@ -112,6 +112,12 @@ def test_the_hottest_cell_is_one_that_was_measured(values, place):
     assert found.hottest("cond") == (0, 0)
 
 
+def test_a_call_where_the_plan_ends_belongs_to_the_last_step():
+    calls = [call(2.0, [[1.0]]), call(1.0, [[2.0]]), call(0.0, [[4.0]])]
+    found = EnergyTable.gather(calls, {"middle": 0}, [2.0, 1.0, 0.0])
+    assert found.sides["cond"].tolist() == [[1.0, 3.0]]
+
+
 def test_without_a_plan_every_sigma_is_a_step():
     calls = [call(3.0, [[1.0]]), call(2.0, [[2.0]]), call(3.0, [[3.0]])]
     found = EnergyTable.gather(calls, {"middle": 0}, None)

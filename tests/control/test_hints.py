@@ -1,5 +1,6 @@
 """Hints of any size and aspect at the size of the picture."""
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,16 @@ def test_smooth_shrinking_is_the_mean_of_the_pixels():
     hint = torch.rand(1, 3, 32, 32)
     placed = HintFit(resampling="smooth").place(hint, (16, 16))
     assert torch.allclose(placed, F.avg_pool2d(hint, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(36, 45), (9, 40), (30, 9)])
+def test_smooth_enlarging_is_the_cubic_of_opencv(height, width):
+    """Clamped to the range of the hint, which cubics overshoot."""
+    hint = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    theirs = cv2.resize(hint[0, 0].numpy(), (width, height), interpolation=cv2.INTER_CUBIC)
+    placed = HintFit("stretch", "smooth").place(hint, (height, width))
+    expected = torch.from_numpy(theirs).clamp(hint.min(), hint.max())
+    torch.testing.assert_close(placed[0, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_an_area_sees_its_part_of_the_hint():

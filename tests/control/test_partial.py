@@ -221,6 +221,15 @@ def test_a_drift_beyond_the_bound_computes_anew():
     assert 3 < len(done) < 20
 
 
+def test_a_sampler_that_steps_in_place_drifts_as_well():
+    store, batch = ResidualStore(ReusePolicy(every=30, max_drift=0.1)), torch.ones(2, 4, 2, 2)
+    store.keep("rows", 0, batch[:1], ControlResiduals([None]), None)
+    batch *= 1.05
+    assert store.find("rows", 1, batch[:1], None) is not None
+    batch *= 1.5
+    assert store.find("rows", 2, batch[:1], None) is None
+
+
 def test_drift_is_that_of_the_image_that_changed_most():
     before = torch.ones(2, 4, 3, 3)
     after = before.clone()

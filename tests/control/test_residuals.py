@@ -95,3 +95,19 @@ def test_rows_get_factors_of_their_own():
     assert torch.equal(by_pair, torch.cat([block[:2], block[2:] * 3]))
     assert residuals.times_rows([1.0] * 4).blocks[0] is block
     assert residuals.times_rows([0.0] * 4).blocks == (None, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.spread([0, 2, 3], 4),
+        lambda r: r.times_rows([1.0, 2.0, 3.0]),
+        lambda r: r.scaled_by_chunk([BlockScales((float(i),) * 3) for i in range(3)]),
+        lambda r: ControlResiduals.joined([r, ControlResiduals([None])]),
+        lambda r: r.each(lambda block, _: block, [1.0, 2.0]),
+    ],
+    ids=["spread", "times_rows", "scaled_by_chunk", "joined", "each"],
+)
+def test_what_does_not_divide_or_has_another_length_is_no_answer(change):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        change(residuals(2))

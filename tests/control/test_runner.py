@@ -13,7 +13,7 @@ from controlnet_pp.cnpp_core.control.shape import ControlShape, ControlSpeed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SIZES = ((8, 8), (4, 4), (2, 2), (2, 2))  # of four blocks, for a latent of 8x8
+SIZES = ((8, 12), (4, 6), (2, 3), (2, 3))  # of four blocks, for a latent of 8x12
 
 
 def residuals_of(x):
@@ -41,7 +41,7 @@ class Network:
 
 
 def request_of(sides, images=1, seed=0):
-    x = torch.randn(len(sides) * images, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(len(sides) * images, 4, 8, 12, generator=torch.Generator().manual_seed(seed))
     return Request(x, tuple(Chunk(i, side, key=f"{side} {i}") for i, side in enumerate(sides)))
 
 
@@ -115,7 +115,7 @@ def test_reuse_holds_across_a_change_of_the_split():
     both = request_of(SIDES, seed=0)
     first, _ = run(shape, both, step=0, runner=runner)
     for side in (0, 1):
-        alone = Request(torch.randn(1, 4, 8, 8), (Chunk(0, SIDES[side], f"{SIDES[side]} {side}"),))
+        alone = Request(torch.randn(1, 4, 8, 12), (Chunk(0, SIDES[side], f"{SIDES[side]} {side}"),))
         got, calls = run(shape, alone, step=1, runner=runner)
         assert calls == []
         for block, full in zip(got, first, strict=True):
@@ -178,7 +178,7 @@ def test_a_prompt_that_joins_later_is_computed_alone():
     runner = ControlRunner(shape, 4)
     run(shape, request_of(["cond"]), step=0, runner=runner)
     later = Request(
-        torch.randn(2, 4, 8, 8), (Chunk(0, "cond", "cond 0"), Chunk(1, "cond", "another"))
+        torch.randn(2, 4, 8, 12), (Chunk(0, "cond", "cond 0"), Chunk(1, "cond", "another"))
     )
     _, calls = run(shape, later, step=1, runner=runner)
     assert calls == [([1], None)]
