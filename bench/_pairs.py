@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -93,25 +94,44 @@ def interleaved(runs: Mapping[str, Callable[[], Any]], turns: int) -> Times:
     return {name: tuple(seconds) for name, seconds in times.items()}
 
 
-def save(name: str, results: Mapping[str, Any]) -> Path:
-    """Write results, with what they were measured on, to bench/results/<name>.json."""
+def parsed(parser: ArgumentParser, argv: Sequence[str], *parts: str) -> Namespace:
+    """The options, and `trial`: whether this run measures otherwise than published figures are.
+
+    It does where an option has another value than its default; ``parts`` name those that only
+    choose what is measured.
+    """
+    options = parser.parse_args(argv)
+    given = vars(options).items()
+    options.trial = any(
+        name not in parts and value != parser.get_default(name) for name, value in given
+    )
+    return options
+
+
+def results_file(name: str, trial: bool = False) -> Path:
+    """Where results lie; those of a trial apart, so that they never replace published ones."""
+    return RESULTS / f"{'trial-' * trial}{name}.json"
+
+
+def save(name: str, results: Mapping[str, Any], *, trial: bool = False) -> Path:
+    """Write results, with what they were measured on, to bench/results."""
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
+    file = results_file(name, trial)
     content = {"machine": machine(), "date": date.today().isoformat(), **results}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return file
 
 
-def merge(name: str, results: Mapping[str, Any]) -> Path:
+def merge(name: str, results: Mapping[str, Any], *, trial: bool = False) -> Path:
     """Like `save`, but earlier results stay; of a result that is a mapping, its earlier entries."""
-    file = RESULTS / f"{name}.json"
+    file = results_file(name, trial)
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for key in ("machine", "date"):
         earlier.pop(key, None)
     for key, value in results.items():
         both = isinstance(value, Mapping) and isinstance(earlier.get(key), Mapping)
         earlier[key] = {**earlier[key], **value} if both else value
-    return save(name, earlier)
+    return save(name, earlier, trial=trial)
 
 
 def machine() -> dict[str, Any]:

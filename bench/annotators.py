@@ -31,7 +31,7 @@ from ..annotators.mlsd import MLSD
 from ..annotators.openpose import OpenPoseBody, draw_poses
 from ..annotators.scribble import scribble_hed
 from ..annotators.softedge import HED
-from ._pairs import PairedTimes, compare, machine, merge
+from ._pairs import PairedTimes, compare, machine, merge, parsed
 
 ALLOWED = 1.05  # our time over theirs
 BATCHES = (1, 8)
@@ -165,7 +165,8 @@ def main(argv: Sequence[str] = ()) -> int:
             if ratio > ALLOWED:
                 slow.append(title)
     if results:
-        print(f"  {merge('annotators', {'allowed': ALLOWED, 'results': results})}")
+        figures = {"allowed": ALLOWED, "results": results}
+        print(f"  {merge('annotators', figures, trial=options.trial)}")
     for reason in left_out:
         print(f"LEFT OUT, not measured: {reason}")
     if slow:
@@ -252,4 +253,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--pairs", type=int, help="at least 2, otherwise by time")
     parser.add_argument("--only", nargs="+", choices=list(CONDITIONS), help="conditions")
-    return parser.parse_args(argv)
+    return parsed(parser, argv, "only", "size", "batch")

@@ -38,13 +38,15 @@ from ._host import (
     truncated,
     why_not,
 )
-from ._pairs import RESULTS, Spread, Times, interleaved, merge
+from ._intervals import Interval
+from ._pairs import Spread, Times, interleaved, merge, parsed, results_file
 from ._processes import FAST, OURS, THEIRS, in_child, read_through, write_file
 
 STEPS = 20
 SDXL_NEEDS = 14  # gigabytes: two networks in fp16, and what their layers are cast to
 DEPTH = 4  # blocks of `first_four`
 NARROW = 32  # model_channels where nothing is timed
+NAME = "control"
 TARGETS = {
     "neutral": 1.02,
     "cond_rows": 0.55,
@@ -228,11 +230,10 @@ class Measurement:
         self.dtype = torch.float16 if options.sdxl else torch.float32
         self.pairs = options.pairs
         self.sizes = options.sizes or ([512] if options.sdxl else [256, 512])
-        self.conditions = options.count
-        self.name = "control"
+        self.scenes, self.seeds = options.scenes, options.seeds
         if options.quick:
             self.config = replace(self.config, model_channels=2 * NARROW)
-            self.pairs, self.sizes, self.conditions, self.name = 2, [64], 4, "control-quick"
+            self.pairs, self.sizes, self.scenes, self.seeds = 2, [64], 4, 2
 
     @cached_property
     def bench(self) -> Workbench:
@@ -268,7 +269,7 @@ class Measurement:
         return Setup(self.bench, size, self.pairs)
 
     def write(self, results: Mapping[str, Any]) -> Path:
-        return merge(self.name, results)
+        return merge(NAME, results, trial=self.options.trial)
 
     def _section(self, suffix: str, measure: Callable[[], dict[str, Figure]]) -> None:
         began = perf_counter()
@@ -291,16 +292,17 @@ class Measurement:
 
     def _adherence(self) -> None:
         """What the savings cost on the demo model, unless `bench adherence` has just told."""
-        file = RESULTS / f"{self.name}.json"
+        file = results_file(NAME, self.options.trial)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         settings = {name: str(setting) for name, setting in adherence.REPORTED.items()}
-        told = {name: entry["setting"] for name, entry in known.get("adherence", {}).items()}
+        entries = known.get("adherence", {})
+        told = {name: entries[name]["setting"] for name in settings if name in entries}
         if told == settings and not self.options.only:
             print("adherence: as measured before")
             return
         with torch.inference_mode(False):
             results = adherence.measure_all(
-                list(adherence.REPORTED.values()), self.conditions, _show_adherence
+                list(adherence.REPORTED.values()), self.scenes, self.seeds, _show_adherence
             )
         self.write(adherence.reported(results))
 
@@ -319,7 +321,7 @@ def summary(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         low, high = spread.get(name, {}).get("quartiles", (None, None))
         half = "" if low is None else f"{low:.3f} to {high:.3f}"
         loss = prices.get(PRICES.get(kind, ""), {}).get("loss")
-        price = "" if loss is None else f"F1 {loss['f1']:.1%}, IoU {loss['iou']:.1%}"
+        price = "" if loss is None else _price(loss)
         goal = "" if target is None else f"{target:.2f}"
         if target is not None and value > target:
             missed.append(name)
@@ -349,7 +351,7 @@ def main(argv: Sequence[str] = ()) -> int:
         measurement.run()
     file = measurement.write({"targets": TARGETS, "recommended": str(adherence.RECOMMENDED)})
     lines, missed = summary(json.loads(file.read_text(encoding="utf-8")))
-    print("\n".join(["", *lines, "", f"  {RESULTS / file.name}"]))
+    print("\n".join(["", *lines, "", f"  {file}"]))
     if options.quick:
         return 0  # networks too small to tell anything about time
     if missed:
@@ -367,10 +369,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="figures by name or its beginning: neutral_512")
     parser.add_argument("--sizes", type=int, nargs="+", help="sides of the picture, times 64")
     parser.add_argument("--pairs", type=int, default=7, help="turns, at least 2")
-    parser.add_argument("--count", type=int, default=128, help="held-out conditions of the demo")
+    parser.add_argument("--scenes", type=int, default=96, help="of the demo model")
+    parser.add_argument("--seeds", type=int, default=3, help="of the demo model")
     parser.add_argument("--quick", action="store_true", help="tiny networks: does it all run?")
     parser.add_argument("--sdxl", action="store_true", help="SDXL in fp16 instead, at 512")
-    return parser.parse_args(argv)
+    return parsed(parser, argv, "only", "sizes", "sdxl")
 
 
 def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]:
@@ -379,6 +382,11 @@ def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, ...]
 
 def _sums(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:
     return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def _price(loss: Mapping[str, Mapping[str, float]]) -> str:
+    f1, iou = (Interval(**loss[name]) for name in ("f1", "iou"))
+    return f"F1 {f1:.1%}, IoU {iou:.1%}"
 
 
 def _seconds(times: Times) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..cnpp_core.consistency.steering.guidance import GuidanceSettings, correcte
 from ..cnpp_core.network.config import SD15
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
-from ._pairs import Spread, interleaved, merge
+from ._pairs import Spread, interleaved, merge, parsed
 from ._processes import MEGABYTE
 from ._steering import STEPS
 from .consistency import GUIDANCE
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="bench steering_cost", description=__doc__)
     parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels")
     parser.add_argument("--turns", type=int, default=3, help="at least 2")
-    options = parser.parse_args(argv)
+    options = parsed(parser, argv)
     torch.manual_seed(0)
     runs = build(options.size)
     graphs = {name: graph_megabytes(run) for name, run in runs.items()}
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] = ()) -> int:
             f"  {name:<34}{ratio.median:>6.2f} steps ({ratio.low:.2f} to {ratio.high:.2f}), graph "
             f"{graphs[name]:.0f} MB" + ("" if name == STEP else f"; sampling x{whole:.2f}")
         )
-    print(f"  {merge('consistency', {'cost': results})}")
+    print(f"  {merge('consistency', {'cost': results}, trial=options.trial)}")
     return 0
 
 

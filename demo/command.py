@@ -18,14 +18,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..cnpp_core.consistency.steering.guidance import GuidanceSettings
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
 from ..pictures.canvas import Canvas, to_8_bit
 from ..pictures.comparison_sheet import ComparisonSheet, SheetRow
 from ..pictures.contact_sheet import Cell
-from .judge import EDGES, TOLERANCE, Judge, Judgement
-from .model import WEIGHTS, DemoModel, load_demo, load_segmenter
-from .pipeline import Guidance, generate
+from .conditions import EDGES, TOLERANCE, Follower
+from .judge import Judge, Judgement
+from .model import WEIGHTS, DemoModel, load_demo
+from .pipeline import Steering, generate
 from .world import HELD_OUT_SEED, SIZE, Batch, load_batch
 
 LEAST_GAIN = 2.0  # with control, edge F1 must be at least this many times that without
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] = ()) -> int:
         picture = read_picture(options.image) if options.image else batch.images[:1]
         batch = _put_first(picture, options.prompt or batch.captions[0], batch)
     judge = Judge(batch)
-    if own and not judge.hints[0].any():
+    if own and not judge.edges[0].any():
         raise ValueError(f"{options.image}: no edges found; take a picture with clear outlines.")
     demo = load_demo(options.weights)
     print(f"demo model loaded, {time.perf_counter() - began:.1f} s; sampling", flush=True)
@@ -115,14 +117,12 @@ def sample(demo: DemoModel, setting: Setting, judge: Judge, options: argparse.Na
     """
     began = time.perf_counter()
     batch = judge.batch
-    segmenter = load_segmenter(options.weights) if setting.guided else None
     parts = []
     for start in range(0, len(batch.images), CHUNK):
         part = slice(start, start + CHUNK)
-        controlled = setting.shape is not None
-        guidance = None
-        if segmenter is not None:  # towards what it sees in the pictures that the hints are from
-            guidance = Guidance.by(segmenter, segmenter.annotate(batch.images[part]))
+        hints, steering = judge.edges[part], None
+        if setting.guided:  # by the very edges that the ControlNet gets
+            steering = Steering(Follower.by_edges(hints), GuidanceSettings())
         parts.append(
             generate(
                 demo,
@@ -130,9 +130,9 @@ def sample(demo: DemoModel, setting: Setting, judge: Judge, options: argparse.Na
                 seed=options.seed + start,
                 steps=options.steps,
                 cfg=options.cfg,
-                hints=judge.hints[part].expand(-1, 3, -1, -1) if controlled else None,
+                hints=None if setting.shape is None else hints,
                 shape=setting.shape,
-                guidance=guidance,
+                steering=steering,
             )
         )
     images = torch.cat(parts)
@@ -206,7 +206,7 @@ def draw_sheet(judge: Judge, outcomes: Sequence[Outcome], report: dict, own: boo
     others = [i + own for i in SHOWN if i + own < len(batch.images) and i + own != first]
     rows = []
     for index in (first, *others):
-        cells: list[Cell | None] = [_cell(batch.images[index]), _cell(judge.hints[index])]
+        cells: list[Cell | None] = [_cell(batch.images[index]), _cell(judge.edges[index])]
         cells += [
             _cell(outcome.images[index], f"F1 {outcome.judged.f1[index]:.2f}")
             for outcome in outcomes

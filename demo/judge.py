@@ -12,20 +12,17 @@ import torch
 from torch import Tensor
 
 from ..annotators.canny import canny_cnpp
-from ..cnpp_core.consistency.agreement.lines import EdgeMeasure
 from ..cnpp_core.consistency.check import check_consistency
 from .autoencoder import Autoencoder
+from .conditions import EDGES, condition_of
 from .world import COLOURS, Batch, foreground_mask, mask_iou
-
-TOLERANCE = 1  # pixels by which an edge may be off
-EDGES = EdgeMeasure(TOLERANCE)
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """How well pictures follow their conditions; f1, iou and colour_error (B,), float32.
 
-    f1: of a picture's Canny edges with those of the condition, within TOLERANCE pixels; 0..1.
+    f1: of a picture's Canny edges with those of the condition, as ``EDGES`` compares them; 0..1.
     iou: of the mask that the picture's colours give with the true one; 0..1, NaN without a truth.
     colour_error: see `colour_error`; it rises where adherence is bought with ruined pictures.
     difference: edges kept, lost and invented, (B, 3, S, S) in 0..1, as ``EDGES.legend`` says.
@@ -45,11 +42,11 @@ class Judge:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.hints = canny_cnpp(batch.images)  # (B, 1, S, S): the condition the ControlNet gets
+        self.edges = condition_of("canny", batch.images, batch.masks)  # (B, 3, S, S)
 
     def judge(self, images: Tensor) -> Judgement:
         """What pictures (B, 3, S, S) in 0..1 are worth, one for each scene of the batch."""
-        check = check_consistency(images, self.hints, canny_cnpp, EDGES)
+        check = check_consistency(images, self.edges, canny_cnpp, EDGES)
         f1 = torch.tensor(check.per_image)
         return Judgement(f1, self._iou(images), colour_error(images), check.difference)
 

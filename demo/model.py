@@ -16,11 +16,13 @@ from ..cnpp_core.network.config import NetworkConfig
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
 from .autoencoder import Autoencoder
+from .conditions import CONDITIONS
 from .segmenter import Segmenter
 from .text import WIDTH, TextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
-PARTS = ("autoencoder", "text_encoder", "unet", "controlnet", "segmenter")
+CONTROLNETS = tuple(f"controlnet_{kind}" for kind in CONDITIONS)
+PARTS = ("autoencoder", "text_encoder", "unet", *CONTROLNETS, "segmenter")
 CONFIG = NetworkConfig(
     model_channels=64,
     channel_mult=(1, 2),
@@ -42,13 +44,16 @@ class DemoModel:
     controlnet: ControlNet
 
 
-def load_demo(folder: Path = WEIGHTS) -> DemoModel:
-    """Load all parts; ValueError naming the file that is missing or damaged."""
+def load_demo(folder: Path = WEIGHTS, condition: str = "canny") -> DemoModel:
+    """Load all parts, with the ControlNet for one of CONDITIONS.
+
+    ValueError naming the file that is missing or damaged.
+    """
     return DemoModel(
         autoencoder=load_part("autoencoder", Autoencoder(), folder),
         text_encoder=load_part("text_encoder", TextEncoder(), folder),
         unet=load_part("unet", UNet(CONFIG), folder),
-        controlnet=load_part("controlnet", ControlNet(CONFIG), folder),
+        controlnet=load_part(f"controlnet_{condition}", ControlNet(CONFIG), folder),
     )
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..cnpp_core.condition import Condition
-from ..cnpp_core.consistency.agreement.labels import LabelMeasure
 from ..cnpp_core.consistency.steering.feedback import Feedback
 from ..cnpp_core.consistency.steering.guidance import GuidanceSettings, corrected
-from ..cnpp_core.consistency.steering.reward import Reward
 from ..cnpp_core.control.partial import HintCache, partial_network
 from ..cnpp_core.control.residuals import ControlResiduals
 from ..cnpp_core.control.rows import COND, UNCOND
@@ -25,36 +23,22 @@ from ..cnpp_core.control.shape import ControlShape
 from ..cnpp_core.diffusion.ddim import ddim_timesteps, sample_ddim, with_cfg
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from .autoencoder import DOWNSCALE
+from .conditions import Follower
 from .model import DemoModel
-from .segmenter import CLASSES, PALETTE, Segmenter
 from .text import tokenize
 from .world import SIZE
 
-SEGMENTS = LabelMeasure(PALETTE, CLASSES, "the shapes world")
-
 
 @dataclass(frozen=True, eq=False)
-class Guidance:
-    """x0 follows the gradient of ``losses``: pictures (B, 3, H, W) in 0..1 -> (B,)."""
+class Steering:
+    """Towards what ``follower`` wants, by the one-step x0.
 
-    settings: GuidanceSettings
-    losses: Callable[[Tensor], Tensor]
+    guidance moves x0 itself, feedback the strength of the control.
+    """
 
-    @classmethod
-    def by(
-        cls, segmenter: Segmenter, condition: Tensor, settings: GuidanceSettings | None = None
-    ) -> Guidance:
-        """Towards a condition image (B or 1, 3, H, W) of the segmenter's."""
-        reward = Reward.of(segmenter.logits, Condition.SEG.value.guidance, SEGMENTS, condition)
-        return cls(settings or GuidanceSettings(), reward.losses)
-
-
-@dataclass(frozen=True, eq=False)
-class FeedbackLoop:
-    """Control follows ``scores``: pictures (B, 3, H, W) in 0..1 -> one number each."""
-
-    feedback: Feedback
-    scores: Callable[[Tensor], Sequence[float]]
+    follower: Follower
+    guidance: GuidanceSettings | None = None
+    feedback: Feedback | None = None
 
 
 @torch.no_grad()
@@ -69,16 +53,14 @@ def generate(
     shape: ControlShape | None = None,
     strength: float = 1.0,
     size: int = SIZE,
-    guidance: Guidance | None = None,
-    loop: FeedbackLoop | None = None,
+    steering: Steering | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Pictures (B, 3, size, size) in 0..1, one per caption.
 
     hints (B, 3, H, W) in 0..1 go through the ControlNet; without them it does not run. shape
     says how it acts by block, time, row and place, and whether residuals are reused; strength
-    multiplies all of it. guidance and loop steer by the one-step x0. ``on_step(i, latents)`` is
-    called after each sampling step.
+    multiplies all of it. ``on_step(i, latents)`` is called after each sampling step.
     """
     tokens = torch.tensor([tokenize(caption) for caption in captions])
     cond = demo.text_encoder(tokens)
@@ -98,20 +80,20 @@ def generate(
         if control is None:
             return demo.unet(x, t, context)
         residuals = control(x, t, context).times(strength)
-        if loop is not None and loop.feedback.factors:
-            residuals = residuals.times_rows(loop.feedback.factors * 2)  # cond, uncond
+        if steering and steering.feedback and steering.feedback.factors:
+            residuals = residuals.times_rows(steering.feedback.factors * 2)  # cond, uncond
         return demo.unet(x, t, context, residuals=residuals.blocks)
 
     def decode(latents: Tensor) -> Tensor:
         return demo.autoencoder.decode(latents / LATENT_SCALE) / 2 + 0.5
 
-    def steer(step: int, x0: Tensor) -> Tensor:
+    def steer(by: Steering, step: int, x0: Tensor) -> Tensor:
         percent = _percent(timesteps[step])
-        if loop is not None and loop.feedback.settings.window.acts(percent, step):
-            loop.feedback.look(step, percent, loop.scores(decode(x0).clamp(0, 1)))
-        if guidance is not None and guidance.settings.window.acts(percent, step):
-            losses = guidance.losses
-            x0 = corrected(x0, lambda point: losses(decode(point)), guidance.settings).x0
+        if by.feedback and by.feedback.settings.window.acts(percent, step):
+            by.feedback.look(step, percent, by.follower.scores(decode(x0).clamp(0, 1)))
+        if by.guidance and by.guidance.window.acts(percent, step):
+            losses = by.follower.losses
+            x0 = corrected(x0, lambda point: losses(decode(point)), by.guidance).x0
         return x0
 
     latents = sample_ddim(
@@ -120,7 +102,7 @@ def generate(
         NoiseSchedule.scaled_linear(),
         timesteps,
         on_step,
-        steer if guidance or loop else None,
+        partial(steer, steering) if steering else None,
     )
     return decode(latents).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Train the weights of the demo model from a seed, in seven stages."""
+"""Train the weights of the demo model from a seed, in six stages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..annotators.canny import canny_cnpp
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
 from ..cnpp_core.training.initialise import zero_last_layers
-from ..cnpp_core.training.losses import diffusion_loss, drop_text
+from ..cnpp_core.training.losses import diffusion_loss, drop_text, layout_weights
 from ..cnpp_core.training.trainer import Objective, Trainer, TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
+from .conditions import condition_of
 from .model import CONFIG, WEIGHTS, load_part, save_part
 from .segmenter import Segmenter
 from .text import TextEncoder, tokenize
@@ -40,13 +40,11 @@ AUTOENCODER = TrainSettings(
     steps=9000, learning_rate=2e-3, weight_decay=1e-4, autocast=torch.bfloat16
 )
 DECODER = TrainSettings(steps=1500, learning_rate=5e-4, weight_decay=0.0)
-UNET = TrainSettings(steps=1300, learning_rate=1e-3, ema_decay=0.995)
-REFINE = TrainSettings(steps=800, learning_rate=6e-4, ema_decay=0.995, seed=1)
-RECOLOUR = TrainSettings(steps=700, learning_rate=5e-4, ema_decay=0.995, seed=2)
-CONTROLNET = TrainSettings(steps=900, learning_rate=5e-4, ema_decay=0.995)
+UNET = TrainSettings(steps=3000, learning_rate=1e-3, ema_decay=0.995)
+CONTROLNET = TrainSettings(steps=2500, learning_rate=5e-4, ema_decay=0.995)
 SEGMENTER = TrainSettings(steps=900, learning_rate=2e-3, ema_decay=0.995)
 MOST_BLUR = 0.7  # of the latents' deviation
-NOISE_OFFSET = 0.25  # four times what 16 x 16 independent values leave of their mean
+NOISE_OFFSET = 0.1  # of the UNet's noise, whose mean over 16 x 16 values is 0.06 by itself
 
 
 @dataclass(frozen=True)
@@ -121,56 +119,51 @@ def train_decoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
 
 
 def train_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 3: the denoising UNet together with its text encoder."""
+    """Stage 3: the denoising UNet together with its text encoder.
+
+    Timesteps are weighted and the noise has an offset, so that colours come from the prompt.
+    """
+    batch = _scenes(scenes)
+    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
+    empty = torch.tensor([tokenize("")])
+    schedule = NoiseSchedule.scaled_linear()
+    weights = layout_weights(schedule)
     torch.manual_seed(UNET.seed)
     unet, text_encoder = UNet(CONFIG), TextEncoder()
     zero_last_layers(unet)
-    _train_denoiser(unet, text_encoder, _shortened(UNET, speed_up), 0.0, out, scenes)
-
-
-def refine_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 4: both go on from where they are, at a lower rate."""
-    _train_denoiser(*_load_denoiser(out), _shortened(REFINE, speed_up), 0.0, out, scenes)
-
-
-def train_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 5: a ControlNet that starts from the UNet's encoder; UNet and text stay as they are."""
-    batch = _scenes(scenes)
-    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
-    hints = torch.cat([canny_cnpp(part.float() / 255) > 0 for part in batch.images.split(CHUNK)])
-    unet = load_part("unet", UNet(CONFIG), out).requires_grad_(False)
-    text_encoder = load_part("text_encoder", TextEncoder(), out)
-    with torch.no_grad():
-        contexts = text_encoder(torch.tensor([tokenize(caption) for caption in batch.captions]))
-        empty = text_encoder(torch.tensor([tokenize("")]))
-    schedule = NoiseSchedule.scaled_linear()
-    torch.manual_seed(CONTROLNET.seed)
-    controlnet = ControlNet.from_unet(unet)
 
     def loss(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (16,), generator=generator)
-        context = drop_text(contexts[chosen], empty, TEXT_DROPOUT, generator)
-        hint = hints[chosen].float().expand(-1, 3, -1, -1)
+        chosen = torch.randint(len(latents), (32,), generator=generator)
+        context = text_encoder(torch.cat([tokens[chosen], empty]))
+        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
         return diffusion_loss(
-            unet, schedule, latents[chosen], context, generator, controlnet=controlnet, hint=hint
+            unet,
+            schedule,
+            latents[chosen],
+            context,
+            generator,
+            noise_offset=NOISE_OFFSET,
+            weights=weights,
         )
 
-    averaged = _train(controlnet, _shortened(CONTROLNET, speed_up), loss)
-    save_part("controlnet", averaged.state_dict(), out)
+    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    for name, network in _train(both, _shortened(UNET, speed_up), loss).items():
+        save_part(name, network.state_dict(), out)
 
 
-def recolour_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 6: UNet and text once more with offset noise, to take the colours from the prompt.
+def train_canny_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 4: a ControlNet for the Canny edges of a picture."""
+    _train_controlnet("canny", out, scenes, speed_up)
 
-    After the ControlNet and not before it: a ControlNet that was trained with offset noise from the
-    start had learnt nothing after 800 steps, while the one of stage 5 serves the new UNet as well.
-    """
-    settings = _shortened(RECOLOUR, speed_up)
-    _train_denoiser(*_load_denoiser(out), settings, NOISE_OFFSET, out, scenes)
+
+def train_seg_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 5: a ControlNet for the segmenter's condition image, what is shape and what ground."""
+    _train_controlnet("seg", out, scenes, speed_up)
 
 
 def train_segmenter(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Stage 7: what shape is and what ground, also in pictures that are not finished.
+    """Stage 6: what shape is and what ground, also in pictures that are not finished.
 
     Half of the batches are decoded from latents with noise, as the x0 of a sampling step has it:
     in the middle of a sampling shapes are dents and smears.
@@ -207,44 +200,46 @@ STAGES = {
     "autoencoder": train_autoencoder,
     "decoder": train_decoder,
     "unet": train_unet,
-    "refine": refine_unet,
-    "controlnet": train_controlnet,
-    "recolour": recolour_unet,
+    "controlnet_canny": train_canny_controlnet,
+    "controlnet_seg": train_seg_controlnet,
     "segmenter": train_segmenter,
 }
 
 
-def _load_denoiser(out: Path) -> tuple[UNet, TextEncoder]:
-    unet = load_part("unet", UNet(CONFIG), out)
-    text_encoder = load_part("text_encoder", TextEncoder(), out)
-    return unet.requires_grad_(True), text_encoder.requires_grad_(True)
+def _train_controlnet(condition: str, out: Path, scenes: int, speed_up: int) -> None:
+    """Train from the UNet's encoder; UNet and text stay as they are.
 
-
-def _train_denoiser(
-    unet: UNet,
-    text_encoder: TextEncoder,
-    settings: TrainSettings,
-    noise_offset: float,
-    out: Path,
-    scenes: int,
-) -> None:
+    Without offset in the noise: with it a ControlNet had learnt nothing after 800 steps.
+    """
     batch = _scenes(scenes)
     latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
-    tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
-    empty = torch.tensor([tokenize("")])
+    unet = load_part("unet", UNet(CONFIG), out).requires_grad_(False)
+    text_encoder = load_part("text_encoder", TextEncoder(), out)
+    with torch.no_grad():
+        contexts = text_encoder(torch.tensor([tokenize(caption) for caption in batch.captions]))
+        empty = text_encoder(torch.tensor([tokenize("")]))
     schedule = NoiseSchedule.scaled_linear()
+    weights = layout_weights(schedule)
+    torch.manual_seed(CONTROLNET.seed)
+    controlnet = ControlNet.from_unet(unet)
 
     def loss(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (32,), generator=generator)
-        context = text_encoder(torch.cat([tokens[chosen], empty]))
-        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
+        chosen = torch.randint(len(latents), (16,), generator=generator)
+        context = drop_text(contexts[chosen], empty, TEXT_DROPOUT, generator)
+        pictures = batch.images[chosen].float() / 255
         return diffusion_loss(
-            unet, schedule, latents[chosen], context, generator, noise_offset=noise_offset
+            unet,
+            schedule,
+            latents[chosen],
+            context,
+            generator,
+            controlnet=controlnet,
+            hint=condition_of(condition, pictures, batch.masks[chosen]),
+            weights=weights,
         )
 
-    both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    for name, network in _train(both, settings, loss).items():
-        save_part(name, network.state_dict(), out)
+    averaged = _train(controlnet, _shortened(CONTROLNET, speed_up), loss)
+    save_part(f"controlnet_{condition}", averaged.state_dict(), out)
 
 
 def _train(module: Module, settings: TrainSettings, objective: Objective) -> Module:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 import torch
-from controlnet_pp.bench import _pairs, adherence, control
+from controlnet_pp.bench import _pairs, adherence, annotators, control
 from controlnet_pp.bench._host import Counted, randomise, truncated
-from controlnet_pp.bench._pairs import PairedTimes, Spread, interleaved, merge
+from controlnet_pp.bench._pairs import PairedTimes, Spread, interleaved, merge, parsed, save
+from controlnet_pp.bench._steering import Experiment, Outcome
 from controlnet_pp.bench.adherence import COND_ROWS, NEUTRAL, Adherence, Setting
 from controlnet_pp.cnpp_core.control.reuse import ReusePolicy
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
-from controlnet_pp.demo.judge import Judge, Judgement
-from controlnet_pp.demo.model import load_demo
 from controlnet_pp.demo.pipeline import generate
-from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch
+from controlnet_pp.demo.world import HELD_OUT_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = NetworkConfig(
@@ -41,7 +40,7 @@ def results(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def held_out():
     torch.set_num_threads(1)
-    return load_demo(), Judge(load_batch(HELD_OUT_SEED, range(2)))
+    return Experiment(HELD_OUT_SEED, range(2), steps=4)
 
 
 def test_every_turn_begins_with_the_next_one():
@@ -70,6 +69,33 @@ def test_results_of_earlier_runs_stay_until_measured_anew(results):
     assert {"machine", "date"} <= set(read)
 
 
+def test_a_run_with_other_options_never_replaces_published_results(results):
+    parser = ArgumentParser()
+    parser.add_argument("--scenes", type=int, default=96)
+    parser.add_argument("--only", nargs="+")
+    assert not parsed(parser, ["--only", "edges"], "only").trial
+    trial = parsed(parser, ["--scenes", "4", "--only", "edges"], "only").trial
+    assert trial
+    published = merge("some", {"a": 1.0})
+    for write in (merge, save):
+        assert write("some", {"a": 2.0}, trial=trial) != published
+    assert json.loads(published.read_text())["a"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("module", "few"),
+    [
+        (adherence, ["--scenes", "4"]),
+        (annotators, ["--pairs", "2"]),
+        (control, ["--quick"]),
+        (control, ["--pairs", "2"]),
+    ],
+)
+def test_every_measurement_knows_a_trial(module, few):
+    assert not module.parse([]).trial
+    assert module.parse(few).trial
+
+
 def test_a_sampling_is_composed_of_counted_calls():
     counted = Counted(steps=20, rows=(2,) * 5)
     times = {"fresh": (4.0, 5.0), "again": (0.2, 0.0), "hint": (1.0, 0.0), "whole": (8.0, 5.0)}
@@ -78,6 +104,9 @@ def test_a_sampling_is_composed_of_counted_calls():
 
 
 def test_the_summary_names_what_is_beyond_its_target():
+    def lost(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.001, "high": value + 0.001}
+
     lines, missed = control.summary(
         {
             "neutral_256": 1.01,
@@ -85,35 +114,36 @@ def test_the_summary_names_what_is_beyond_its_target():
             "overhead_neutral_512": 0.48,
             "overhead_fast_512": 0.2,
             "spread": {"neutral_512": {"quartiles": [1.0, 1.1]}},
-            "adherence": {"fast": {"loss": {"f1": 0.004, "iou": -0.02}}},
+            "adherence": {"fast": {"loss": {"f1": lost(0.004), "iou": lost(-0.02)}}},
         }
     )
     assert missed == ["neutral_512", "overhead_fast_512"]
     assert any("1.000 to 1.100" in line for line in lines)
-    priced = next(line for line in lines if "F1 0.4%, IoU -2.0%" in line)
+    priced = next(line for line in lines if "F1 0.4% (0.3%-0.5%), IoU -2.0%" in line)
     assert priced.startswith("overhead_fast")
 
 
 def test_losses_are_relative_to_the_neutral_setting():
     images = torch.zeros(2, 3, 8, 8)
 
-    def judged(f1: list[float], iou: list[float]) -> Judgement:
-        return Judgement(torch.tensor(f1), torch.tensor(iou), torch.zeros(2), images)
+    def judged(f1: list[float], iou: list[float]) -> Outcome:
+        return Outcome(torch.tensor([iou]), torch.tensor([f1]), torch.zeros(1, 2))
 
     neutral = Adherence(judged([0.8, 0.6], [0.5, 0.5]), 1.0, images)
     fast = Adherence(judged([0.7, 0.6], [0.6, 0.6]), 0.2, images + 0.25)
-    assert fast.losses(neutral) == pytest.approx({"f1": 0.05 / 0.7, "iou": -0.2}, rel=1e-5)
-    assert fast.loss(neutral) == pytest.approx(0.05 / 0.7, rel=1e-5)
-    # Differences -0.1 and 0: deviation 0.1 / sqrt(2), over the root of two pictures.
-    assert fast.error(neutral) == pytest.approx(0.1 / math.sqrt(2) / math.sqrt(2) / 0.7, rel=1e-5)
+    losses = fast.losses(neutral)
+    assert losses["f1"].value == pytest.approx(0.05 / 0.7, rel=1e-5)
+    # Where a draw takes the first scene twice, or the second.
+    assert (losses["f1"].low, losses["f1"].high) == pytest.approx((0, 0.125), abs=1e-6)
+    assert losses["iou"].value == pytest.approx(-0.2, rel=1e-5)
+    assert fast.loss(neutral) == losses["f1"].value
     assert fast.change(neutral) == pytest.approx(0.25)
 
 
 def test_the_neutral_setting_draws_what_the_demo_draws(held_out):
-    demo, judge = held_out
-    found = adherence.measure(demo, judge, NEUTRAL, steps=3)
-    hints = judge.hints.expand(-1, 3, -1, -1)
-    drawn = generate(demo, list(judge.batch.captions), seed=0, steps=3, hints=hints)
+    found = adherence.measure(held_out, NEUTRAL)
+    captions = list(held_out.batch.captions)
+    drawn = generate(held_out.demo, captions, seed=0, steps=4, hints=held_out.hints)
     assert found.computed == 1.0
     assert (found.images - drawn).abs().max() == 0.0
 
@@ -129,7 +159,7 @@ def test_the_neutral_setting_draws_what_the_demo_draws(held_out):
     ids=str,
 )
 def test_the_share_of_computed_rows_is_counted(held_out, setting, computed):
-    assert adherence.measure(*held_out, setting, steps=4).computed == pytest.approx(computed)
+    assert adherence.measure(held_out, setting).computed == pytest.approx(computed)
 
 
 def test_the_sweep_holds_every_setting_once():

@@ -22,6 +22,7 @@ def diffusion_loss(
     controlnet: ControlNet | None = None,
     hint: Tensor | None = None,
     noise_offset: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the predicted noise (arXiv 2006.11239, equation 14); a scalar.
 
@@ -32,6 +33,8 @@ def diffusion_loss(
     ``noise_offset`` adds a constant of that deviation to each channel of the noise. Without it the
     mean colour survives the noise even at the last timestep, so a sampler's first noise decides it
     instead of the prompt (crosslabs.org/blog/diffusion-with-offset-noise).
+
+    ``weights`` (T,): how much the error counts at each timestep; without them 1, as published.
     """
     t = torch.randint(len(schedule), (x0.shape[0],), generator=generator).to(x0.device)
     eps = torch.randn(x0.shape, generator=generator)
@@ -44,7 +47,20 @@ def diffusion_loss(
         if hint is None:
             raise ValueError("A ControlNet is trained with a hint for every picture, found none.")
         residuals = controlnet(x_t, hint, t, context, y)
-    return F.mse_loss(unet(x_t, t, context, y, residuals=residuals).float(), eps.float())
+    predicted = unet(x_t, t, context, y, residuals=residuals)
+    losses = F.mse_loss(predicted.float(), eps.float(), reduction="none").flatten(1).mean(1)
+    return (losses if weights is None else losses * weights.to(losses)[t]).mean()
+
+
+def layout_weights(schedule: NoiseSchedule, most: float = 25.0) -> Tensor:
+    """Weights (T,) of mean 1 that count the error in x0 where noise prevails, up to ``most``.
+
+    The error in x0 is that in the noise divided by the signal-to-noise ratio; the weights are
+    clamp(1 / SNR, 1, most), scaled. An unweighted loss hardly notices the noisiest steps, where
+    place and colour of things are decided: a network trained by it learns them last.
+    """
+    weights = schedule.sigmas.square().clamp(1.0, most)
+    return weights / weights.mean()
 
 
 def drop_text(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from controlnet_pp.demo import command as run
-from controlnet_pp.demo.judge import EDGES, Judge
+from controlnet_pp.demo.conditions import EDGES
+from controlnet_pp.demo.judge import Judge
 from controlnet_pp.demo.model import load_demo
 from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch
 from PIL import Image
@@ -71,7 +72,7 @@ def test_settings_differ_in_control_and_guidance_only(follows: list[dict], tmp_p
     demo(tmp_path)
     assert [call["shape"] for call in follows] == [setting.shape for setting in run.SETTINGS]
     assert [call["hints"] is None for call in follows] == [True, *[False] * 5]
-    guided = [call["guidance"] is not None for call in follows]
+    guided = [call["steering"] is not None for call in follows]
     assert guided == [setting.guided for setting in run.SETTINGS]
     assert sum(guided) == 1
     assert len({(tuple(call["captions"]), call["seed"], call["steps"]) for call in follows}) == 1

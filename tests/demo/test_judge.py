@@ -6,7 +6,8 @@ import pytest
 import torch
 from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.cnpp_core.consistency.metrics import edge_f1
-from controlnet_pp.demo.judge import EDGES, TOLERANCE, Judge, colour_error
+from controlnet_pp.demo.conditions import EDGES, TOLERANCE
+from controlnet_pp.demo.judge import Judge, colour_error
 from controlnet_pp.demo.world import COLOURS, HELD_OUT_SEED, Batch, load_batch
 
 COUNT = 4

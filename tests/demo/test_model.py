@@ -58,7 +58,7 @@ def test_latents_have_the_scale_of_stable_diffusion(demo, held_out):
 
 
 def test_the_controlnet_file_is_one_that_any_loader_understands():
-    loaded = load_controlnet_file(WEIGHTS / "controlnet.safetensors")
+    loaded = load_controlnet_file(WEIGHTS / "controlnet_canny.safetensors")
     assert (loaded.config, loaded.format, loaded.dtype) == (CONFIG, "original", torch.float16)
 
 

@@ -3,14 +3,13 @@
 import pytest
 import torch
 from controlnet_pp.annotators.canny import canny_cnpp
-from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.consistency.agreement.labels import LabelMeasure
 from controlnet_pp.cnpp_core.consistency.steering.feedback import Feedback, FeedbackSettings
 from controlnet_pp.cnpp_core.consistency.steering.guidance import GuidanceSettings
-from controlnet_pp.cnpp_core.consistency.steering.reward import Reward
 from controlnet_pp.cnpp_core.consistency.steering.window import SteeringWindow
+from controlnet_pp.demo.conditions import Follower
 from controlnet_pp.demo.model import load_demo, load_segmenter
-from controlnet_pp.demo.pipeline import FeedbackLoop, Guidance, generate
+from controlnet_pp.demo.pipeline import Steering, generate
 from controlnet_pp.demo.segmenter import CLASSES, PALETTE, colours_of
 from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch, mask_iou
 
@@ -66,33 +65,40 @@ def drawing(segmenter, held_out):
     return draw
 
 
-def rewarded(segmenter, held_out):
-    wanted = colours_of(held_out.masks[:4, 0])
-    return Reward.of(segmenter.logits, Condition.SEG.value.guidance, MEASURE, wanted)
+@pytest.fixture(scope="module")
+def follower(segmenter, held_out):
+    return Follower.by_segments(colours_of(held_out.masks[:4, 0]), segmenter)
 
 
-def test_guidance_makes_the_reward_model_agree_more(segmenter, held_out, drawing):
-    reward = rewarded(segmenter, held_out)
-    guided = drawing(guidance=Guidance(GuidanceSettings(), reward.losses))
+def test_guidance_makes_what_steers_agree_more(follower, drawing):
+    guided = drawing(steering=Steering(follower, GuidanceSettings()))
     with torch.no_grad():
-        assert reward.losses(guided).mean() < 0.8 * reward.losses(drawing()).mean()
+        assert follower.losses(guided).mean() < 0.8 * follower.losses(drawing()).mean()
 
 
-def test_guidance_without_strength_changes_next_to_nothing(segmenter, held_out, drawing):
-    reward = rewarded(segmenter, held_out)
-    still = drawing(guidance=Guidance(GuidanceSettings(strength=0), reward.losses))
+def test_guidance_by_edges_draws_edges_that_agree_more(held_out, drawing):
+    hints = canny_cnpp(held_out.images[:4]).expand(-1, 3, -1, -1)
+    follower, every = Follower.by_edges(hints), SteeringWindow(every=1)
+    guided = drawing(steering=Steering(follower, GuidanceSettings(window=every)))
+    assert sum(follower.scores(guided)) > sum(follower.scores(drawing()))
+
+
+def test_guidance_without_strength_changes_next_to_nothing(follower, drawing):
+    still = drawing(steering=Steering(follower, GuidanceSettings(strength=0)))
     assert (still - drawing()).abs().max() < 1e-3  # eps goes by way of x0, and is rounded there
 
 
-def test_feedback_moves_the_control_of_each_picture_by_its_own_score(drawing):
+def test_feedback_moves_the_control_of_each_picture_by_its_own_score(follower, drawing):
     looks = []
 
-    def scores(images):
-        looks.append(images.shape)
-        return [1.0, 1.0, 0.0, 0.0]
+    class Scored(Follower):
+        def scores(self, images):
+            looks.append(images.shape)
+            return [1.0, 1.0, 0.0, 0.0]
 
+    by = Scored(follower.wanted, follower.find, follower.measure, follower.losses)
     feedback = Feedback(FeedbackSettings(gain=1, memory=0, high=3, window=SteeringWindow(every=2)))
-    moved = drawing(loop=FeedbackLoop(feedback, scores))
+    moved = drawing(steering=Steering(by, feedback=feedback))
     plain = drawing()
     assert len(looks) == len(feedback.steps) == -(-(STEPS + 1) // 2)  # 1000 / 6 leaves a step more
     assert feedback.factors == (1.0, 1.0, 2.0, 2.0)

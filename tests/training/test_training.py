@@ -8,7 +8,7 @@ from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
-from controlnet_pp.cnpp_core.training.losses import diffusion_loss, drop_text
+from controlnet_pp.cnpp_core.training.losses import diffusion_loss, drop_text, layout_weights
 from controlnet_pp.cnpp_core.training.trainer import Trainer, TrainSettings
 from torch import nn
 
@@ -151,6 +151,51 @@ def test_offset_noise_moves_the_mean_of_each_channel(offset, spread):
     diffusion_loss(Recorder(CONFIG), SCHEDULE, x0, context, generator, noise_offset=offset)
     means = seen[0].mean(dim=(2, 3)) / seen[0].std(dim=(2, 3))
     assert means.std().item() == pytest.approx(spread, rel=0.05)
+
+
+def test_weights_count_the_error_at_its_own_timestep():
+    class Blind(UNet):
+        """Predicts no noise at all, so that the error of a picture is that of its noise."""
+
+        def forward(self, x, timesteps, *_, **__):
+            steps.append(timesteps)
+            return torch.zeros_like(x)
+
+    steps: list[torch.Tensor] = []
+    x0, _, context = batch()
+    network, noisiest = Blind(CONFIG), (torch.arange(len(SCHEDULE)) >= 500).float()
+
+    def loss(weights):
+        generator = torch.Generator().manual_seed(3)
+        return diffusion_loss(network, SCHEDULE, x0, context, generator, weights=weights).item()
+
+    plain, weighted = loss(None), loss(noisiest)
+    generator = torch.Generator().manual_seed(3)
+    torch.randint(len(SCHEDULE), (len(x0),), generator=generator)
+    errors = torch.randn(x0.shape, generator=generator).square().mean((1, 2, 3))
+    assert plain == pytest.approx(errors.mean().item(), rel=1e-6)
+    counted = errors * (steps[1] >= 500)
+    assert weighted == pytest.approx(counted.mean().item(), rel=1e-6)
+    assert 0 < weighted < plain
+
+
+def test_layout_weights_count_the_error_in_x0_up_to_a_bound():
+    weights = layout_weights(SCHEDULE, most=25)
+    x0 = torch.ones(1, 4, 2, 2)
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights.max() / weights.min() == pytest.approx(25)
+
+    def x0_error(t):
+        step, eps, wrong = torch.tensor([t]), torch.zeros_like(x0), torch.full_like(x0, 0.1)
+        x_t = SCHEDULE.q_sample(x0, step, eps)
+        return (SCHEDULE.predict_x0(x_t, step, wrong) - x0).square().mean()
+
+    inside = [t for t in range(1000) if 1 < SCHEDULE.sigmas[t] ** 2 < 25]
+    first, last = inside[0], inside[-1]
+    # The same error in the noise, as an error in x0.
+    assert weights[last] / weights[first] == pytest.approx(
+        (x0_error(last) / x0_error(first)).item(), rel=1e-4
+    )
 
 
 def test_a_controlnet_learns_through_a_frozen_unet():
