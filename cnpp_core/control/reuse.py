@@ -86,8 +86,10 @@ class ResidualStore:
             if 0 <= step - stored.step < self.policy.every
         }
         wanted = None if asked is None else frozenset(asked)
+        # x is the caller's, who may step on in place: drift would then always be none.
+        own = x.detach().clone()
         # For a later step they are constants: no gradient goes back through this one's graph.
-        self._stored[key] = Stored(step, _constant(x), residuals.each(_constant), wanted)
+        self._stored[key] = Stored(step, own, residuals.each(_constant), wanted)
 
 
 def _constant(tensor: Tensor) -> Tensor:
