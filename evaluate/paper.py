@@ -6,9 +6,11 @@ published. What a protocol takes as `raw` is the annotator's map before any roun
 
 - canny: the binary edges of the sample's pictures; F1 of exact pixels, counted over all of them
   at once; two empty maps score 0.
-- softedge: HED's probability, cut to 8 bits twice; MS-SSIM, mean over the pictures.
-- lineart: the network's drawing, black on white. The published code inverts it as `1 - x` on 8-bit
-  numbers, which wraps around: x becomes 257 - x, and 0 and 1 become 1 and 0.
+- softedge: HED's probability, cut to 8 bits twice; MS-SSIM, mean over the samples, each of them the
+  mean over its pictures.
+- lineart: the network's drawing, black on white; MS-SSIM as for softedge. The published code
+  inverts it as `1 - x` on 8-bit numbers, which wraps around: x becomes 257 - x, and 0 and 1 become
+  1 and 0.
 - depth: the network's inverse depth, divided by its maximum (not stretched), cut to 8 bits, then
   resized; the condition is stretched to 0..255 and cut. RMSE, mean over the pictures.
 - seg: class indices; intersections and unions are added up over the whole data set.
