@@ -7,6 +7,7 @@ and tested in a fork of this process, which has imported torch but nothing that 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -71,11 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["CI"] = "true"  # hypothesis draws the same examples each time and remembers none
     for name in PRELOADED:
         import_module(name)
-    scores = [measure(name, options.seed, options.sample) for name in packages]
-    for score in scores:
-        logger.info("\n%s", score.text())
-    if options.results:
-        save(options.results, scores, options.seed)
+    gc.freeze()  # so that a fork's own collections pass over all of that
+    scores = []
+    for name in packages:
+        scores.append(measure(name, options.seed, options.sample))
+        logger.info("\n%s\n", scores[-1].text())
+        if options.results:
+            save(options.results, scores[-1], options.seed)
     return int(min(score.share for score in scores) < TARGET)
 
 
@@ -159,10 +162,10 @@ def in_order(specs: Sequence[MutationSpec], seed: int) -> list[MutationSpec]:
     return [specs[place] for place in shuffled(identities, seed)]
 
 
-def save(file: Path, scores: Sequence[Score], seed: int) -> None:
-    """Write the scores of these packages; those of others stay as they are in the file."""
+def save(file: Path, score: Score, seed: int) -> None:
+    """Write the score of a package; those of others stay as they are in the file."""
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    results |= {score.package: {"seed": seed, **score.as_dict()} for score in scores}
+    results[score.package] = {"seed": seed, **score.as_dict()}
     file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 

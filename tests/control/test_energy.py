@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from controlnet_pp.cnpp_core.control.energy import (
+    SILENT,
     CallEnergy,
     EnergyTable,
     Feature,
@@ -118,6 +119,11 @@ def test_a_call_where_the_plan_ends_belongs_to_the_last_step():
     assert found.sides["cond"].tolist() == [[1.0, 3.0]]
 
 
+def test_a_plan_of_one_sigma_has_one_step():
+    found = EnergyTable.gather([call(2.0, [[1.0]])], {"middle": 0}, [2.0])
+    assert found.sides["cond"].tolist() == [[1.0]]
+
+
 def test_without_a_plan_every_sigma_is_a_step():
     calls = [call(3.0, [[1.0]]), call(2.0, [[2.0]]), call(3.0, [[3.0]])]
     found = EnergyTable.gather(calls, {"middle": 0}, None)
@@ -138,22 +144,39 @@ def test_a_whole_run_is_fetched_from_the_device_at_once(monkeypatch):
     assert fetched == [(200, 3)]
 
 
-def test_the_text_holds_every_number_under_its_block_and_step():
+TEXT = """\
+|residual| / |feature|, mean over 2 steps (cond, uncond)
+in_0    0.38  0.19
+middle  2.00  1.00
+
+cond, step by step
+step     sigma    in_0  middle
+1            2    0.25       0
+2            1    0.50    4.00
+
+uncond, step by step
+step     sigma    in_0  middle
+1            2    0.12       0
+2            1    0.25    2.00"""
+
+
+def test_the_columns_stand_below_their_heads():
     values = torch.tensor([[0.25, 0.5], [0.0, 4.0]])
-    text = table(values, uncond=values / 2).text()
-    summary, cond, uncond = text.split("\n\n")
-    assert summary.splitlines()[1].split() == ["in_0", "0.38", "0.19"]
-    assert summary.splitlines()[2].split() == ["middle", "2.00", "1.00"]
-    assert cond.splitlines()[1].split() == ["step", "sigma", "in_0", "middle"]
-    assert cond.splitlines()[2].split() == ["1", "2", "0.25", "0"]
-    assert cond.splitlines()[3].split() == ["2", "1", "0.50", "4.00"]
-    assert uncond.splitlines()[3].split() == ["2", "1", "0.25", "2.00"]
+    assert table(values, uncond=values / 2).text() == TEXT
+
+
+def test_a_table_of_zeros_says_what_to_look_at():
+    silent = table(torch.zeros(2, 2))
+    assert silent.is_silent
+    assert silent.summary().splitlines()[1:] == [SILENT, "in_0    0", "middle  0"]
+    assert not table(torch.zeros(2, 2), uncond=torch.eye(2)).is_silent
 
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0.0, "0"), (0.00012, "1e-4"), (0.0123, "0.012"), (0.314, "0.31"), (4.25, "4.25"),
-     (42.42, "42.4"), (130.4, "130"), (math.nan, "-"), (math.inf, "inf")],
+    [(0.0, "0"), (0.00012, "1e-4"), (0.0005, "0.001"), (0.0123, "0.012"), (0.1, "0.10"),
+     (0.314, "0.31"), (4.25, "4.25"), (10.0, "10.0"), (42.42, "42.4"), (100.0, "100"),
+     (130.4, "130"), (math.nan, "-"), (math.inf, "inf")],
 )  # fmt: skip
 def test_numbers_are_short(value, written):
     assert number(value) == written
