@@ -67,11 +67,18 @@ seen.drawn_again = node.drawn - before;
 node.widgets.push({ name: "$$node-text-preview", value: "F1: 99%" });  // of a later run
 node.onExecuted({ text: ["F1: 70%\\npicture 1"] });
 seen.classic = shown(node);
+const emptied = new Node();
+emptied.onExecuted({ text: ["remark"] });
+emptied.onExecuted({ text: [""] });
+seen.emptied = [shown(emptied)];
 
 globalThis.LiteGraph = { vueNodesMode: true };
 node.widgets.push({ name: "$$node-text-preview", value: "F1: 99%" });
 node.onExecuted({ text: ["F1: 80%\\npicture 1"] });
 seen.vue = shown(node);
+
+node.onExecuted({ text: [""] });
+seen.emptied.push(shown(node));
 
 const silent = new Node();
 silent.onExecuted({ images: [] });
@@ -126,6 +133,10 @@ def test_the_classic_page_shows_the_whole_text_in_place_of_its_own(seen):
 
 def test_nodes_2_shows_the_new_text_where_it_showed_that_of_an_earlier_run(seen):
     assert seen["vue"] == [["tolerance", 1], ["$$node-text-preview", "F1: 80%\n\n- picture 1"]]
+
+
+def test_an_empty_text_takes_the_earlier_one_away(seen):
+    assert seen["emptied"] == [[["tolerance", 1]]] * 2
 
 
 def test_what_the_node_did_before_still_happens(seen):

@@ -26,15 +26,13 @@ app.registerExtension({
 });
 
 function showText(node, text) {
-    const own = node.widgets?.find((widget) => widget.name === OWN_WIDGET);
-    const host = node.widgets?.find((widget) => widget.name === HOST_WIDGET);
-    if (host && globalThis.LiteGraph?.vueNodesMode) {
-        if (own) removeWidget(node, own);
-        host.value = asMarkdown(text);
-    } else {
-        if (host) removeWidget(node, host);
-        (own ?? addWidget(node)).element.firstChild.textContent = text;
-    }
+    const find = (name) => node.widgets?.find((widget) => widget.name === name);
+    const [own, host] = [find(OWN_WIDGET), find(HOST_WIDGET)];
+    const inHost = text && host && globalThis.LiteGraph?.vueNodesMode;
+    if (own && (inHost || !text)) removeWidget(node, own);
+    if (host && !inHost) removeWidget(node, host);
+    if (inHost) host.value = asMarkdown(text);
+    else if (text) (own ?? addWidget(node)).element.firstChild.textContent = text;
     node.setDirtyCanvas?.(true, true);
 }
 
