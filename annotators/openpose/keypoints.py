@@ -35,7 +35,9 @@ FROM_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 LARGEST_FRACTION = 2.0
 LONGEST_SIDE = 16384  # pixels, as of the host's widgets for sizes
 FARTHEST = 32768.0  # pixels from the corner; what lies beyond is no point of a picture
-MOST_PEOPLE = 1000  # of a frame: a thousand take half a second to draw
+MOST_PEOPLE = 1000  # of a frame: a thousand take half a second to read and to draw
+MOST_IN_ALL = 10_000  # frames, and people in all of them: they take some seconds
+MOST_TEXT = 64_000_000  # characters: so many people with hands and faces have about 40 million
 MOST_NAMED = 3
 
 
@@ -110,7 +112,8 @@ def from_json(
     min_confidence: points below it count as not found; 0.3 is the default of ComfyUI's own drawing.
     remarks: gets sentences about what was left out while the rest was read: points that are no
     numbers of a picture, hands and faces with another number of points. They are also logged.
-    Raises ValueError naming the frame and the field that does not fit.
+    Raises ValueError naming the frame and the field that does not fit, and for more than
+    MOST_IN_ALL frames or people, MOST_PEOPLE of a frame, or MOST_TEXT characters.
     """
     if isinstance(value, str | bytes):
         value = _parsed(value)
@@ -123,8 +126,14 @@ def from_json(
         )
     if not frames:
         raise ValueError("POSE_KEYPOINT is an empty list. Check the node that feeds the keypoints.")
+    _require_few(len(frames), f"{len(frames):,} frames")
     left_out = _LeftOut()
-    poses = [_read_frame(frame, n, min_confidence, left_out) for n, frame in enumerate(frames, 1)]
+    poses: list[Pose] = []
+    people = 0
+    for number, frame in enumerate(frames, 1):
+        poses.append(_read_frame(frame, number, min_confidence, left_out))
+        people += len(poses[-1].people)
+        _require_few(people, f"{people:,} people in its first {number:,} frames")
     for sentence in left_out.sentences():
         log.warning("%s", sentence)
         if remarks is not None:
@@ -132,7 +141,20 @@ def from_json(
     return poses
 
 
+def _require_few(count: int, found: str) -> None:
+    if count > MOST_IN_ALL:
+        raise ValueError(
+            f"POSE_KEYPOINT has {found}; at most {MOST_IN_ALL:,} are read at a time. Give it in "
+            "parts, each for a part of the video."
+        )
+
+
 def _parsed(text: str | bytes) -> Any:
+    if len(text) > MOST_TEXT:
+        raise ValueError(
+            f"The pose text is {len(text):,} characters long; at most {MOST_TEXT:,} are read. "
+            "Paste a POSE_KEYPOINT as a pose node saves it, of a part of the video."
+        )
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -118,6 +118,34 @@ def test_a_crowd_is_refused_in_a_moment_and_a_thousand_are_drawn():
     assert len(to_json(poses)[0]["people"]) == 1_000
 
 
+@pytest.mark.parametrize(
+    ("frames", "found"),
+    [
+        ([frame(people=0)] * 10_001, "has 10,001 frames; at most 10,000 are read"),
+        ([frame(people=999)] * 11, "has 10,989 people in its first 11 frames; at most 10,000"),
+        ([frame(people=999)] * 5_000, "has 10,989 people in its first 11 frames; at most 10,000"),
+    ],
+    ids=["frames", "people", "both"],
+)
+def test_too_much_for_one_batch_is_refused_in_a_moment(frames, found):
+    start = time.process_time()
+    with pytest.raises(ValueError, match=found):
+        from_json(frames)
+    assert time.process_time() - start < 10
+
+
+def test_as_many_as_are_promised_are_read():
+    assert len(from_json([frame(people=0)] * 10_000)) == 10_000
+    assert len(from_json([frame(people=1_000)] * 10)) == 10
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_read():
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"64,000,001 characters long; at most 64,000,000"):
+        from_json(" " * 64_000_001)
+    assert time.process_time() - start < 1
+
+
 def test_what_is_found_instead_is_told_briefly():
     deep: Any = 0
     for _ in range(100_000):
