@@ -1,1 +1,1 @@
-"""The diffusion process: noise schedule, one-step x0, samplers."""
+"""The diffusion process: noise schedule, one-step x0, samplers of many steps and of few."""

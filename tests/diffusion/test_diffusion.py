@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from controlnet_pp.cnpp_core.diffusion.ddim import ddim_timesteps, sample_ddim, with_cfg
+from controlnet_pp.cnpp_core.diffusion.ddim import (
+    ddim_timesteps,
+    encode,
+    sample_ddim,
+    with_cfg,
+)
 from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -35,9 +40,10 @@ def test_noised_unit_variance_latents_keep_unit_variance():
     assert torch.allclose(x_t.std(dim=(1, 2, 3)), torch.ones(3), atol=0.03)
 
 
-def test_sampling_follows_diffusers_ddim_step_by_step():
+def of_diffusers(name, steps=20):
+    """One of diffusers' DDIM schedulers, set as Stable Diffusion and ComfyUI have it."""
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDIMScheduler(
+    theirs = getattr(diffusers, name)(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -45,18 +51,92 @@ def test_sampling_follows_diffusers_ddim_step_by_step():
         set_alpha_to_one=True,
         steps_offset=1,
     )
-    theirs.set_timesteps(20)
+    theirs.set_timesteps(steps)
+    return theirs
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_sampling_follows_diffusers_ddim_step_by_step(eta):
+    theirs = of_diffusers("DDIMScheduler")
     timesteps = ddim_timesteps(20)
     assert timesteps == theirs.timesteps.tolist()
 
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    generator, estimates = torch.Generator().manual_seed(1), []
     x = (1 - theirs.alphas_cumprod[timesteps[0]]).sqrt() * noise
     for t in theirs.timesteps:
         eps = linear_eps_model(x, t.expand(2))
-        x = theirs.step(eps, t, x, eta=0.0).prev_sample
-    ours = sample_ddim(linear_eps_model, noise, SCHEDULE, timesteps)
+        step = theirs.step(eps, t, x, eta=eta, generator=generator)
+        x = step.prev_sample
+        estimates.append(step.pred_original_sample)
+    seen = []
+    ours = sample_ddim(
+        linear_eps_model,
+        noise,
+        SCHEDULE,
+        timesteps,
+        lambda _, x0: seen.append(x0),
+        eta=eta,
+        generator=torch.Generator().manual_seed(1),
+    )
     # diffusers' last step lands on alpha_bar = 1, which is the last estimate of x0
     assert torch.allclose(ours, x, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(torch.stack(seen), torch.stack(estimates), rtol=1e-4, atol=1e-4)
+
+
+def test_without_eta_no_noise_is_drawn():
+    noise, generator = torch.randn(1, 4, 8, 8), torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    args = (linear_eps_model, noise, SCHEDULE, ddim_timesteps(5))
+    assert torch.equal(sample_ddim(*args, eta=0.0, generator=generator), sample_ddim(*args))
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_new_noise_leaves_the_noise_level_as_it_was():
+    """Of a perfect denoiser of nothing, x is the noise itself."""
+    spreads = []
+
+    def only_noise(x, t):
+        level = (1 - SCHEDULE.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
+        spreads.append((x / level).std().item())
+        return x / level
+
+    noise, generator = torch.randn(1, 4, 128, 128), torch.Generator().manual_seed(0)
+    sample_ddim(only_noise, noise, SCHEDULE, ddim_timesteps(10), eta=1.0, generator=generator)
+    assert spreads == pytest.approx([1.0] * 10, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("eta", "message"), [(0.5, "give a generator"), (-0.1, "eta is -0.1"), (1.5, "eta is 1.5")]
+)
+def test_an_eta_that_can_not_be_done_is_refused(eta, message):
+    with pytest.raises(ValueError, match=message):
+        sample_ddim(linear_eps_model, torch.randn(1, 4, 8, 8), SCHEDULE, [500, 1], eta=eta)
+
+
+def test_encoding_follows_diffusers_inverse_ddim():
+    theirs = of_diffusers("DDIMInverseScheduler")
+    timesteps = ddim_timesteps(20)
+    assert timesteps[::-1] == theirs.timesteps.tolist()
+    x0 = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = x0
+    for t in theirs.timesteps:
+        x = theirs.step(linear_eps_model(x, t.expand(2)), t, x).prev_sample
+    noise = encode(linear_eps_model, x0, SCHEDULE, timesteps)
+    level = (1 - theirs.alphas_cumprod[timesteps[0]]).sqrt()
+    assert torch.allclose(level * noise, x, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_encoded_is_sampled_again_the_closer_the_more_steps():
+    x0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def error(steps):
+        timesteps = ddim_timesteps(steps)
+        noise = encode(linear_eps_model, x0, SCHEDULE, timesteps)
+        return (sample_ddim(linear_eps_model, noise, SCHEDULE, timesteps) - x0).abs().max().item()
+
+    errors = [error(steps) for steps in (10, 50, 200)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
 
 
 def test_a_perfect_denoiser_is_followed_to_its_picture():
@@ -125,6 +205,17 @@ def test_guidance_goes_from_the_empty_prompt_through_the_prompt(cfg, expected):
     )
     eps = model(torch.zeros(1, 4, 2, 2), torch.zeros(1))
     assert torch.allclose(eps, torch.full((1, 4, 2, 2), expected))
+
+
+def test_guidance_of_its_own_for_each_row():
+    model = with_cfg(
+        lambda x, t, context: context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(x),
+        cond=torch.full((2, 3, 2), 2.0),
+        uncond=torch.full((2, 3, 2), 5.0),
+        cfg=torch.tensor([1.0, 3.0]).view(2, 1, 1, 1),
+    )
+    eps = model(torch.zeros(2, 4, 2, 2), torch.zeros(2))
+    assert eps[:, 0, 0, 0].tolist() == [2.0, -4.0]
 
 
 def test_an_impossible_number_of_steps_is_refused():
