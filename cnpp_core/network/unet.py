@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,19 @@ from torch import Tensor, nn
 from .blocks import Attention, Build, Upsample, scaled_dot_product, tell_places
 from .config import NetworkConfig
 from .encoder import Encoder, res_and_transformer
+
+
+class Features(NamedTuple):
+    """What the decoder starts from; no control has touched it.
+
+    emb (B, 4 * model_channels), h the middle block's output, skips (B, C, H, W) shallow to deep,
+    dtype that of the latent.
+    """
+
+    emb: Tensor
+    h: Tensor
+    skips: tuple[Tensor, ...]
+    dtype: torch.dtype
 
 
 class UNet(Encoder):
@@ -61,6 +74,26 @@ class UNet(Encoder):
         added after the middle block, the others to the skip connections. None skips a block.
         Raises ValueError if their number or a shape does not fit.
         """
+        return self.decode(self.encode(x, timesteps, context, y), context, residuals)
+
+    def encode(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None
+    ) -> Features:
+        """The half that no control reaches; several controls of one latent may share it."""
+        emb = self.embed(timesteps, y, x.dtype)
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        return Features(emb, self.middle_block(h, emb, context), tuple(skips), x.dtype)
+
+    def decode(
+        self,
+        features: Features,
+        context: Tensor,
+        residuals: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """The predicted noise from the features of `encode`, with residuals as `forward`'s."""
         control: Sequence[Tensor | None] = residuals or [None] * self.config.blocks
         if len(control) != self.config.blocks:
             raise ValueError(
@@ -69,18 +102,14 @@ class UNet(Encoder):
             )
         *skip_control, middle_control = control
 
-        emb = self.embed(timesteps, y, x.dtype)
-        h, skips = x, []
-        for block in self.input_blocks:
-            h = block(h, emb, context)
-            skips.append(h)
-        h = inject(self.middle_block(h, emb, context), middle_control, "middle")
+        emb, skips = features.emb, list(features.skips)
+        h = inject(features.h, middle_control, "middle")
         for block in self.output_blocks:
             depth = len(skips) - 1
             skip = inject(skips.pop(), skip_control[depth], f"input block {depth}")
             h = torch.cat([h, skip], dim=1)
             h = block(h, emb, context, skips[-1].shape if skips else None)
-        return self.out(h.type(x.dtype))
+        return self.out(h.type(features.dtype))
 
 
 def inject(h: Tensor, residual: Tensor | None, block: str) -> Tensor:
