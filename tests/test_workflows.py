@@ -31,7 +31,6 @@ WIDGETS = {
         "scheduler",
         "denoise",
     ],
-    "LoadImage": ["image", "upload"],
     "MarkdownNote": ["text"],
     "MaskComposite": ["x", "y", "operation"],
     "MaskPreview": [],
@@ -42,6 +41,41 @@ WIDGETS = {
     "SolidMask": ["value", "width", "height"],
     "VAEDecode": [],
     "VAEEncode": [],
+}
+# Heights that Nodes 2.0 gives the nodes after Run at the least, at the widths they have here
+# (frontend 1.45; the classic page needs less). `nox -s browser` measures them in a browser. With a
+# number of pictures, for batches of that many.
+HEIGHTS_AFTER_RUN: dict[str | tuple[str, int], int] = {
+    "CheckpointLoaderSimple": 156,
+    "CLIPTextEncode": 116,
+    "CNPP_Apply": 288,
+    "CNPP_BlockMasks": 220,
+    "CNPP_BlockScalePreset": 136,
+    "CNPP_Canny": 288,
+    "CNPP_ConsistencyFeedback": 512,
+    "CNPP_ConsistencyFeedbackPlot": 484,
+    "CNPP_ConsistencyGuidance": 388,
+    "CNPP_ConsistencySearch": 1458,
+    "CNPP_ControlSpeed": 280,
+    ("CNPP_CycleConsistencyCheck", 1): 550,
+    ("CNPP_CycleConsistencyCheck", 4): 970,
+    "CNPP_DemoModel": 248,
+    "CNPP_Depth": 220,
+    "CNPP_LoadControlNet": 188,
+    "CNPP_ResidualEnergy": 96,
+    "CNPP_ResidualEnergyPlot": 607,
+    "CNPP_ScaleSchedule": 196,
+    "CNPP_UnionControlType": 160,
+    "EmptyLatentImage": 144,
+    "ImageScale": 176,
+    "KSampler": 312,
+    "MaskComposite": 168,
+    "MaskPreview": 280,
+    "PreviewImage": 280,
+    ("SaveImage", 1): 316,
+    ("SaveImage", 4): 404,
+    "SolidMask": 144,
+    "VAEDecode": 72,
 }
 TITLE_HEIGHT = 30  # litegraph draws a node's title above its position
 
@@ -171,6 +205,12 @@ def test_loaders_of_files_name_where_to_get_them(graph):
             assert node["properties"]["models"]
 
 
+def test_it_needs_no_picture_that_a_fresh_comfyui_lacks(graph):
+    """example.png lies in ComfyUI's own folder, and not in one named by --base-directory."""
+    types = {node["type"] for node in graph["nodes"]}
+    assert not {name for name in types if re.match(r"(VHS_)?Load(Image|Video|Audio|Latent)", name)}
+
+
 def test_it_explains_itself(graph):
     notes = [n for n in graph["nodes"] if n["type"] in ("Note", "MarkdownNote")]
     assert any(len(note["widgets_values"][0]) > 200 for note in notes)
@@ -180,6 +220,17 @@ def test_the_result_is_saved_and_checked(graph):
     types = {node["type"] for node in graph["nodes"]}
     assert types & {"SaveImage", "PreviewImage"}
     assert "CNPP_CycleConsistencyCheck" in types
+
+
+def test_nodes_have_the_room_that_they_take_after_a_run(graph):
+    (pictures,) = {
+        n["widgets_values"][2] for n in graph["nodes"] if n["type"] == "EmptyLatentImage"
+    }
+    for node in graph["nodes"]:
+        name, height = node["type"], node["size"][1]
+        if name not in ("MarkdownNote", "Note"):
+            needed = HEIGHTS_AFTER_RUN.get((name, pictures)) or HEIGHTS_AFTER_RUN[name]
+            assert height >= needed, f"{name} grows to {needed} and is {height} high"
 
 
 def test_nodes_do_not_overlap(graph):
