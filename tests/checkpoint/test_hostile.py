@@ -47,7 +47,7 @@ def answers(tmp_path_factory) -> dict[str, tuple[float, float, str]]:
     for name, write in HOSTILE.items():
         write(folder / name)
     command = [sys.executable, "-c", CHILD, str(folder)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
     return json.loads(run.stdout)
 
 

@@ -132,7 +132,8 @@ def folders(tmp_path):
 
 def run(folder, *options) -> int:
     paths = [str(folder / name) for name in ("pictures", "conditions")]
-    return main(["canny", *paths, "--out", str(folder / "out"), *options])
+    alone = ("--patience", "0")  # for scores of other processes: there is none
+    return main(["canny", *paths, "--out", str(folder / "out"), *alone, *options])
 
 
 def test_a_condition_of_16_bits_scores_as_one_of_8(folders, capsys):

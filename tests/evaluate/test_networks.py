@@ -62,7 +62,8 @@ def folders(root: Path, condition: torch.Tensor) -> list[str]:
     picture(1).save(root / "pictures" / "one.png")
     pixels = (condition[0, 0] * 255).round().byte().numpy()
     Image.fromarray(pixels).save(root / "conditions" / "one.png")
-    return [str(root / "pictures"), str(root / "conditions"), "--out", str(root / "out")]
+    paths = [str(root / name) for name in ("pictures", "conditions")]
+    return [*paths, "--out", str(root / "out"), "--patience", "0"]
 
 
 def test_softedge_is_scored_with_the_weights_that_are_found(tmp_path, weights, capsys):
@@ -222,7 +223,7 @@ def test_pictures_of_a_directory_are_segmented_and_scored_at_once(tmp_path, mask
             colours = (to_colours(numbers[:, 0])[0] * 255).round().byte().movedim(0, -1).numpy()
             Image.fromarray(colours).save(tmp_path / "conditions" / f"{seed}.png")
     arguments = [str(tmp_path / name) for name in ("pictures", "conditions")]
-    out = ["--out", str(tmp_path / "out"), "--model", str(mask2former)]
+    out = ["--out", str(tmp_path / "out"), "--patience", "0", "--model", str(mask2former)]
     assert main(["seg", *arguments, *out]) == 0
     assert "mIoU x 100                   100.00" in capsys.readouterr().out
 
