@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,15 @@ import pytest
 MEMORY = 8 << 30  # bytes; a fault may ask for any number
 
 
-def passes(files: Sequence[Path], timeout: float, folder: Path) -> bool:
-    """True if every test in the files passes within ``timeout`` seconds; the first failure ends it.
+def passes(file: Path, timeout: float, folder: Path) -> bool:
+    """True if the file's tests pass within ``timeout`` seconds together; the first failure ends it.
 
     folder: where the tests write; afterwards log.txt in it holds what pytest said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [
         *("--exitfirst", "--quiet", "-p", "no:cacheprovider"),
-        *("--basetemp", str(folder / "temporary"), *map(str, files)),
+        *("--basetemp", str(folder / "temporary"), str(file)),
     ]
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_run, args=(arguments, folder / "log.txt"))

@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +28,14 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB
 from cosmic_ray.work_item import MutationSpec
 
+from . import mutants_fork
 from .mutants import Mutant, Score, annotation_spans, compiles, equivalent, shuffled
-from .mutants_fork import passes
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "out" / "mutants"
+passes = partial(mutants_fork.passes, folder=SCRATCH)
 TESTS = {
     "cnpp_core/control": "tests/control",
     "cnpp_core/checkpoint": "tests/checkpoint",
@@ -84,9 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(package: str, seed: int, count: int) -> Score:
     """Test a sample of the package's mutants. RuntimeError if the tests fail without one."""
-    files, clean = quickest_first(sorted(ROOT.glob(f"{TESTS[package]}/test_*.py")))
-    timeout = max(30.0, 4 * clean)
-    logger.info("%s: its tests take %.0f s, a mutant gets %.0f s", package, clean, timeout)
+    seconds = clean_run(sorted(ROOT.glob(f"{TESTS[package]}/test_*.py")))
+    logger.info("%s: its tests take %.0f s", package, sum(seconds.values()))
     # A mutant may be as long as the source and written in the same second, which is all that Python
     # looks at before it takes what was compiled earlier.
     for folder in ROOT.joinpath(package).rglob("__pycache__"):
@@ -95,10 +96,12 @@ def measure(package: str, seed: int, count: int) -> Score:
     sys.dont_write_bytecode = True
 
     specs = possible(package)
+    # The tests of each file, the quickest first, and in front of them those that caught a mutant.
+    orders: dict[Path, list[Path]] = defaultdict(lambda: sorted(seconds, key=seconds.__getitem__))
     fates = []
     for number, (mutant, file, source) in enumerate(drawn(specs, seed, count), 1):
         file.write_text(source, encoding="utf-8")
-        caught = not passes(files, timeout, SCRATCH)
+        caught = catches(orders[file], seconds)
         file.write_text(read(file), encoding="utf-8")
         fates.append((mutant, caught))
         if not caught:
@@ -106,17 +109,30 @@ def measure(package: str, seed: int, count: int) -> Score:
     return Score.of(package, len(specs), fates, equivalent())
 
 
-def quickest_first(files: Sequence[Path]) -> tuple[list[Path], float]:
-    """The test files in the order of their time, and the seconds that they take together."""
+def catches(order: list[Path], seconds: Mapping[Path, float]) -> bool:
+    """True once tests fail or take far too long; those come to the front of the order.
+
+    seconds: what each takes without a mutant.
+    """
+    for tests in order:
+        if not passes(tests, max(60.0, 8 * seconds[tests])):
+            order.remove(tests)
+            order.insert(0, tests)
+            return True
+    return False
+
+
+def clean_run(files: Sequence[Path]) -> dict[Path, float]:
+    """The seconds that each test file takes."""
     seconds = {}
     for file in files:
         start = time.monotonic()
-        if not passes([file], 900, SCRATCH):
+        if not passes(file, 900):
             said = (SCRATCH / "log.txt").read_text(encoding="utf-8", errors="replace")
             raise RuntimeError(f"{file.relative_to(ROOT)} fails without a mutant:\n{said}")
         seconds[file] = time.monotonic() - start
         logger.info("%s: %.1f s", file.relative_to(ROOT), seconds[file])
-    return sorted(files, key=seconds.__getitem__), sum(seconds.values())
+    return seconds
 
 
 def possible(package: str) -> list[MutationSpec]:
