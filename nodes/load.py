@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..annotators.costs import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
+from ..demo.conditions import CONDITIONS
 from .annotate.inputs import AnnotatorType
 from .host.control.union import with_union_type
 from .host.load.demo import demo_annotator, example_picture, load_demo_parts
@@ -183,8 +184,8 @@ class DemoModel(io.ComfyNode):
             "CNPP_DemoModel",
             "Demo Model",
             GROUP,
-            "A complete diffusion model with a canny ControlNet, built in, for trying everything "
-            "out within seconds. It has 22 MB, runs on any machine and knows coloured shapes: 'red "
+            "A complete diffusion model with ControlNets, built in, for trying everything out "
+            "within seconds. It has 28 MB, runs on any machine and knows coloured shapes: 'red "
             "circle on a blue ground'. Make pictures of 128 x 128.",
             [
                 io.Int.Input(
@@ -194,6 +195,13 @@ class DemoModel(io.ComfyNode):
                     max=9999,
                     tooltip="Number of the example picture. None of them was used in training.",
                 ),
+                io.Combo.Input(
+                    "condition",
+                    options=list(CONDITIONS),
+                    default=CONDITIONS[0],
+                    tooltip="What the ControlNet reads. canny: edges, from Canny. seg: what is "
+                    "shape and what ground, from Annotate (any) with this node's annotator.",
+                ),
             ],
             [
                 io.Model.Output("model", tooltip="The demo UNet, for KSampler."),
@@ -201,10 +209,10 @@ class DemoModel(io.ComfyNode):
                 io.Vae.Output("vae", tooltip="Its autoencoder, for VAE Decode and VAE Encode."),
                 io.ControlNet.Output(
                     "control_net",
-                    tooltip="Its ControlNet for canny edges, for Apply ControlNet++.",
+                    tooltip="Its ControlNet for the condition, for Apply ControlNet++.",
                 ),
                 io.Image.Output(
-                    "picture", tooltip="The example picture, 128 x 128: take its edges with Canny."
+                    "picture", tooltip="The example picture, 128 x 128: take its condition."
                 ),
                 io.String.Output("caption", tooltip="What the example picture shows."),
                 AnnotatorType.Output(
@@ -217,8 +225,9 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, example: int) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo_parts(), *example_picture(example), demo_annotator())
+    def execute(cls, example: int, condition: str = CONDITIONS[0]) -> io.NodeOutput:
+        parts = load_demo_parts(condition)
+        return io.NodeOutput(*parts, *example_picture(example), demo_annotator())
 
 
 NODES = [LoadControlNet, UnionControlType, ControlNetReport, DemoModel]

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ....annotators.kinds import Classes, Ways
+from ....cnpp_core.condition import Condition
 from ....cnpp_core.network.unet import UNet
+from ....demo.conditions import CONDITIONS
 from ....demo.model import load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
@@ -19,15 +21,23 @@ from .loading import build_control
 from .models import build_clip, build_model, build_vae
 
 
-def load_demo_parts() -> tuple[Any, Any, Any, Any]:
-    """MODEL, CLIP, VAE and CONTROL_NET of the demo model, all in float32."""
-    demo = load_demo()
+def load_demo_parts(condition: str = CONDITIONS[0]) -> tuple[Any, Any, Any, Any]:
+    """MODEL, CLIP, VAE and CONTROL_NET of the demo model, all in float32.
+
+    condition: one of CONDITIONS, which the ControlNet reads.
+    """
+    demo = load_demo(condition=condition)
     network = demo.controlnet
     return (
         _model_of(demo.unet),
         build_clip(tokenize, demo.text_encoder),
         build_vae(demo.autoencoder),
-        build_control(network.config, network.state_dict(), dtype=torch.float32),
+        build_control(
+            network.config,
+            network.state_dict(),
+            dtype=torch.float32,
+            kinds=(Condition.named(condition),),
+        ),
     )
 
 
