@@ -33,7 +33,8 @@ def test_structure_and_detail_share_the_blocks_between_them(blocks):
 def test_only_uniform_at_full_strength_is_neutral():
     neutral = {name for name in PRESETS if ScalePreset(name).resolve(13).is_neutral}
     assert neutral == {"uniform"}
-    assert not ScalePreset("uniform", strength=0.5).resolve(13).is_neutral
+    for strength in (0.5, 2.0):
+        assert not ScalePreset("uniform", strength).resolve(13).is_neutral
 
 
 def test_a_list_of_the_wrong_length_is_refused_with_both_lengths():

@@ -117,6 +117,12 @@ def test_a_key_frame_with_an_unknown_interpolation_is_refused():
         KeyFrame(0.5, UniformScales(1.0), "cubic")
 
 
+@pytest.mark.parametrize(("percent", "said"), [(-0.25, "-25 %"), (1.5, "150 %"), (math.nan, "nan")])
+def test_a_key_frame_outside_the_sampling_is_refused(percent, said):
+    with pytest.raises(ValueError, match=f"lies at {said}"):
+        KeyFrame(percent, UniformScales(1.0))
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2)), min_size=1, max_size=6),
     st.sampled_from(["linear", "cosine", "step"]),
