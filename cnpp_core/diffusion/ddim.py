@@ -85,14 +85,14 @@ def encode(
     return schedule.eps_of(x, _row(timesteps[0], x), torch.zeros_like(x))
 
 
-def with_cfg(
-    model: Callable[..., Tensor], cond: Tensor, uncond: Tensor, cfg: float | Tensor
-) -> EpsModel:
+def with_cfg(model: Callable[..., Tensor], cond: Tensor, uncond: Tensor, cfg: float) -> EpsModel:
     """Classifier-free guidance (arXiv 2207.12598, equation 6): uncond + cfg * (cond - uncond).
 
-    model(x, t, context) -> eps; cond and uncond are contexts (B, L, C); cfg one number or one for
-    each row, (B, 1, 1, 1). Both halves go through the model in one batch, cond first.
+    model(x, t, context) -> eps; cond and uncond are contexts (B, L, C). Both halves go through the
+    model in one batch, cond first; at cfg 1 nothing is left of uncond, and it is not computed.
     """
+    if cfg == 1:
+        return lambda x, t: model(x, t, cond)
     context = torch.cat([cond, uncond])
 
     def eps_model(x: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Latent consistency models (arXiv 2310.04378): from any noise level to x0 in one step, or a few."""
+"""Latent consistency models (arXiv 2310.04378): from any noise level to x0 in one step or a few."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     return c_skip, scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
 
 
-def consistency_function(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """x0 of x_t and predicted noise (B, C, H, W) at t (B,), and x_t itself at t = 0.
+def consistency_function(x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+    """x_t and the x0 that a network estimates of it, (B, C, H, W), mixed at timesteps t (B,).
 
-    c_skip x_t + c_out x0 (arXiv 2310.04378, section 4.1, with predicted noise).
+    c_skip x_t + c_out x0 (arXiv 2310.04378, section 4.1): x_t itself at 0, all but x0 elsewhere.
     """
-    c_skip, c_out = (c.to(x_t).view(-1, *[1] * (x_t.ndim - 1)) for c in boundary_scalings(t))
-    return c_skip * x_t + c_out * schedule.predict_x0(x_t, t, eps)
+    c_skip, c_out = (c.to(x0).view(-1, *[1] * (x0.ndim - 1)) for c in boundary_scalings(t))
+    return c_skip * x_t + c_out * x0
 
 
 def sample_lcm(
@@ -80,7 +80,7 @@ def sample_lcm(
     x = x0 = noise
     for i, t in enumerate(timesteps):
         rows = torch.full((len(x),), t, device=x.device)
-        x0 = consistency_function(schedule, x, rows, model(x, rows))
+        x0 = consistency_function(x, rows, schedule.predict_x0(x, rows, model(x, rows)))
         if correct is not None:
             x0 = correct(i, x0)
         if i + 1 < len(timesteps):

@@ -207,15 +207,16 @@ def test_guidance_goes_from_the_empty_prompt_through_the_prompt(cfg, expected):
     assert torch.allclose(eps, torch.full((1, 4, 2, 2), expected))
 
 
-def test_guidance_of_its_own_for_each_row():
-    model = with_cfg(
-        lambda x, t, context: context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(x),
-        cond=torch.full((2, 3, 2), 2.0),
-        uncond=torch.full((2, 3, 2), 5.0),
-        cfg=torch.tensor([1.0, 3.0]).view(2, 1, 1, 1),
-    )
-    eps = model(torch.zeros(2, 4, 2, 2), torch.zeros(2))
-    assert eps[:, 0, 0, 0].tolist() == [2.0, -4.0]
+def test_at_cfg_1_the_empty_prompt_is_not_computed():
+    cond, seen = torch.randn(2, 3, 4), []
+
+    def model(x, t, context):
+        seen.append(context)
+        return x
+
+    with_cfg(model, cond, torch.zeros(2, 3, 4), 1.0)(torch.zeros(2, 4, 2, 2), torch.zeros(2))
+    assert len(seen) == 1
+    assert torch.equal(seen[0], cond)
 
 
 def test_an_impossible_number_of_steps_is_refused():

@@ -85,12 +85,11 @@ def test_scalings_are_those_of_diffusers_and_keep_the_boundary():
     assert found[0].tolist() == [1.0, 0.0]
 
 
-def test_at_timestep_0_the_consistency_function_is_the_identity():
-    x, eps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    t = torch.tensor([0, 999])
-    found = consistency_function(SCHEDULE, x, t, eps)
-    assert torch.equal(found[0], x[0])
-    assert torch.allclose(found[1], SCHEDULE.predict_x0(x, t, eps)[1], rtol=1e-3)
+def test_the_consistency_function_is_the_identity_at_0_and_the_estimate_where_noise_prevails():
+    x_t, x0 = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    found = consistency_function(x_t, torch.tensor([0, 999]), x0)
+    assert torch.equal(found[0], x_t[0])
+    assert torch.allclose(found[1], x0[1], atol=1e-5)
 
 
 def test_a_correction_is_what_gets_the_new_noise():
