@@ -44,7 +44,8 @@ class ConditionKind:
     it also says which pictures are plausible conditions. reward: the loss that ControlNet++ trains
     with (arXiv 2404.07987, table 6). guidance: the loss that one picture is steered by.
     preprocessor: its names in the web UI, with commas between. controlnet, controlnetpp: the
-    released SD1.5 checkpoints, None where there is none.
+    released SD1.5 checkpoints, None where there is none. words: what says in the name of a file,
+    or of a union network's type, that this kind is read (`misfit.py`).
     """
 
     label: str
@@ -53,6 +54,7 @@ class ConditionKind:
     guidance: Loss
     preprocessor: str
     controlnet: str
+    words: tuple[str, ...]
     controlnetpp: str | None = None
 
 
@@ -66,6 +68,7 @@ class Condition(Enum):
         guidance=line_loss,
         preprocessor="canny",
         controlnet="control_v11p_sd15_canny",
+        words=("canny",),
         controlnetpp="controlnet++_canny_sd15_fp16",
     )
     SOFTEDGE = ConditionKind(
@@ -75,6 +78,7 @@ class Condition(Enum):
         guidance=mse,
         preprocessor="softedge_hed, softedge_hedsafe",
         controlnet="control_v11p_sd15_softedge",
+        words=("softedge", "soft edge", "hed", "pidi", "pidinet"),
         controlnetpp="controlnet++_hed_softedge_sd15_fp16",
     )
     LINEART = ConditionKind(
@@ -84,6 +88,7 @@ class Condition(Enum):
         guidance=mse,
         preprocessor="lineart_realistic, lineart_coarse",
         controlnet="control_v11p_sd15_lineart",
+        words=("lineart", "line art"),
         controlnetpp="controlnet++_lineart_sd15_fp16",
     )
     MLSD = ConditionKind(
@@ -93,6 +98,7 @@ class Condition(Enum):
         guidance=line_loss,
         preprocessor="mlsd",
         controlnet="control_v11p_sd15_mlsd",
+        words=("mlsd", "m lsd"),
     )
     SCRIBBLE = ConditionKind(
         label="Scribble",
@@ -101,6 +107,7 @@ class Condition(Enum):
         guidance=stroke_loss,
         preprocessor="scribble_hed, scribble_xdog",
         controlnet="control_v11p_sd15_scribble",
+        words=("scribble",),
     )
     POSE = ConditionKind(
         label="OpenPose",
@@ -109,6 +116,7 @@ class Condition(Enum):
         guidance=joint_loss,
         preprocessor="openpose, openpose_hand",
         controlnet="control_v11p_sd15_openpose",
+        words=("openpose", "dwpose", "pose"),
     )
     DEPTH = ConditionKind(
         label="Depth (MiDaS)",
@@ -117,6 +125,7 @@ class Condition(Enum):
         guidance=stretched_mse,
         preprocessor="depth_midas",
         controlnet="control_v11f1p_sd15_depth",
+        words=("depth",),
         controlnetpp="controlnet++_depth_sd15_fp16",
     )
     NORMAL = ConditionKind(
@@ -126,6 +135,7 @@ class Condition(Enum):
         guidance=normal_loss,
         preprocessor="normal_midas",
         controlnet="control_sd15_normal",
+        words=("normal", "normalbae", "normalmap"),
     )
     SEG = ConditionKind(
         label="Segmentation (ADE20K)",
@@ -134,6 +144,7 @@ class Condition(Enum):
         guidance=cross_entropy,
         preprocessor="seg_ofade20k",
         controlnet="control_v11p_sd15_seg",
+        words=("seg", "segment", "segmentation"),
         controlnetpp="controlnet++_seg_sd15_fp16",
     )
     TILE = ConditionKind(
@@ -143,6 +154,7 @@ class Condition(Enum):
         guidance=mse,
         preprocessor="tile_resample, blur_gaussian",
         controlnet="control_v11f1e_sd15_tile",
+        words=(),
     )
 
     @classmethod

@@ -10,6 +10,8 @@ from comfy_api.latest import io
 MENU = "ControlNet++"
 BlockScalesType = io.Custom("BLOCK_SCALES")
 
+_REMARKED: set[str | None] = set()  # nodes with a remark on the page, which stays until it is told
+
 _HAS_ALIASES = any(field.name == "search_aliases" for field in fields(io.Schema))
 
 
@@ -55,3 +57,15 @@ def show_text(node: type[io.ComfyNode], text: str) -> dict[str, tuple[str, ...]]
         shown = "\n".join([heading, "", *(f"- {line}" for line in lines)])
         server.send_progress_text(shown, node.hidden.unique_id)
     return {"text": (text,)}
+
+
+def show_remark(node: type[io.ComfyNode], remark: str) -> dict[str, tuple[str, ...]] | None:
+    """As `show_text`, for a text that is mostly empty: then only an earlier remark is wiped out."""
+    unique_id = getattr(getattr(node, "hidden", None), "unique_id", None)
+    if remark:
+        _REMARKED.add(unique_id)
+        return show_text(node, remark)
+    if unique_id is None or unique_id not in _REMARKED:
+        return None
+    _REMARKED.discard(unique_id)
+    return {"text": ("",)}

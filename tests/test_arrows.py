@@ -55,6 +55,7 @@ ARROWS: dict[str, set[str]] = {
     },
     # The table of kinds. It stands above what it lists, so nothing of that may ask it.
     f"{CORE}.condition": {f"{CONSISTENCY}.agreement", f"{CONSISTENCY}.losses"},
+    f"{CORE}.misfit": {f"{CORE}.condition"},
     f"{CORE}.training": {
         CONSISTENCY,
         *(f"{CORE}.{name}" for name in ("condition", "control", "diffusion", "network")),
@@ -75,7 +76,7 @@ ARROWS: dict[str, set[str]] = {
     },
     HOST: set(),
     f"{HOST}.memory": set(),
-    f"{HOST}.control": {f"{HOST}.memory", CORE},
+    f"{HOST}.control": {f"{HOST}.memory", "annotators", CORE},
     f"{HOST}.annotate": {f"{HOST}.memory", "annotators", CORE},
     f"{HOST}.load": {f"{HOST}.control", f"{HOST}.annotate", "annotators", CORE},
     f"{HOST}.load.demo": {f"{HOST}.load", f"{HOST}.annotate", "annotators", CORE, "demo"},

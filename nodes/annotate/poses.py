@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...annotators.kinds import PoseWays
 from ...annotators.openpose import draw_poses, from_json, to_json
 from ..host.annotate.annotator import Size, annotator_of
-from ..schema import schema, show_text
+from ..schema import schema, show_remark
 from .inputs import (
     GROUP,
     KeypointsType,
@@ -183,7 +183,7 @@ class OpenPoseDraw(io.ComfyNode):
             size=(height or own.height, width or own.width) if width or height else None,
         )
         written = to_json(poses)
-        shown = show_text(cls, "\n".join(remarks)) if remarks else None
+        shown = show_remark(cls, "\n".join(remarks))
         return io.NodeOutput(to_image(drawn), written, as_text(written), ui=shown)
 
 

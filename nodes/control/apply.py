@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.control.apply import apply_control
-from ..schema import BlockScalesType, percent_input, schema
+from ..host.control.misfit import misfit_remark
+from ..schema import BlockScalesType, percent_input, schema, show_remark
 
 GROUP = "control"
 
@@ -79,6 +80,7 @@ class ApplyControlNet(io.ComfyNode):
                 ),
             ],
             aliases=("apply controlnet", "control net", "cn", "block weights"),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -95,11 +97,11 @@ class ApplyControlNet(io.ComfyNode):
         vae=None,
     ) -> io.NodeOutput:
         window = (start_percent, end_percent)
-        return io.NodeOutput(
-            *apply_control(
-                positive, negative, control_net, image, strength, window, scales=scales, vae=vae
-            )
+        applied = apply_control(
+            positive, negative, control_net, image, strength, window, scales=scales, vae=vae
         )
+        remark = misfit_remark(control_net, image) if strength else ""
+        return io.NodeOutput(*applied, ui=show_remark(cls, remark))
 
 
 NODES = [ApplyControlNet]

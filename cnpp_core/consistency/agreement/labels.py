@@ -29,7 +29,7 @@ AS_WANTED = (0.35, 0.35, 0.35)
 NOT_COMPARED = (0.0, 0.0, 0.0)
 WORST_NAMED = 3
 # Palettes have at most this many colours; borders that were interpolated or compressed have others.
-MANY, LEAST_FLAT = 256, 1 / 3
+MANY, LEAST_FLAT = 256, 1 / 4
 
 Palette = Sequence[tuple[int, int, int]]  # RGB of each class, 0..255
 

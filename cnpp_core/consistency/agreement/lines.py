@@ -60,26 +60,21 @@ class EdgeMeasure(Measure):
         return f"{title} (within {self.tolerance} pixel{'s' if self.tolerance > 1 else ''})"
 
     def misfit(self, condition: Tensor) -> str:
-        """Colour, shades of grey, or more white than lines have."""
+        """Colour, or more white than lines have; grey are also lines that were made smaller."""
         if problem := wrong_scale(condition) or in_colour(condition, self.node):
             return problem
-        grey = condition.float().mean(0, keepdim=True)[None]
-        if (between := _between(grey).item()) > MOST_GREY:
-            return (
-                f"{between:.0%} of it is shades of grey, like a photograph or a depth map. Connect "
-                f"the output of the {self.node} node."
-            )
-        if (white := (grey > 0.5).float().mean().item()) > self.most_white:
+        white = (condition.float().mean(0) > 0.5).float().mean().item()
+        if white > self.most_white:
             return (
                 f"{white:.0%} of it is white. Black lines on white must be inverted first (Invert "
-                f"Image); a filled mask is no {self.what} map."
+                f"Image); a photograph or a filled mask is no {self.what} map."
             )
         return ""
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Edges of a map (N, 1 or 3, H, W) -> (N, 1, H, W) bool; refuses what is no edge map."""
         kind = f"{_article(self.what)} {self.what} map (white lines on black)"
-        refuse_if([self.misfit(one) for one in condition], kind)
+        refuse_if([self._problem(one) for one in condition], kind)
         grey = condition.float().mean(1, keepdim=True)
         between = _between(grey).amax().item()
         remarks = []
@@ -105,6 +100,16 @@ class EdgeMeasure(Measure):
             for precision, recall, f1 in zip(*(part.tolist() for part in score), strict=True)
         ]
         return Comparison(score.f1, lines, edge_difference(found, wanted, self.tolerance, mask))
+
+    def _problem(self, condition: Tensor) -> str:
+        if problem := wrong_scale(condition) or in_colour(condition, self.node):
+            return problem
+        if (between := _between(condition.float().mean(0)[None, None]).item()) > MOST_GREY:
+            return (
+                f"{between:.0%} of it is shades of grey, like a photograph or a depth map. Connect "
+                f"the output of the {self.node} node."
+            )
+        return self.misfit(condition)
 
 
 def edge_difference(

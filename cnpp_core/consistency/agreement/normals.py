@@ -23,6 +23,8 @@ from .measure import (
 
 LENGTHS = (0.8, 1.25)  # of the vectors in a map whose colours were rounded or interpolated
 LEAST_UNIT = 0.8  # share of its pixels with such a length
+# Whatever is seen faces the viewer, so z is not below 0: in blue, in other tools' maps in red.
+FACING, LEAST_FACING = 0.45, 0.9
 BLACK = 0.05  # no colour channel above this: no normal
 HOTTEST = 90.0  # degrees shown as white
 SWAPPED = 0.7  # times the angle if red and blue were swapped: less needs a remark
@@ -54,30 +56,22 @@ class NormalMeasure(Measure):
         return f"{score:.2f}"
 
     def misfit(self, condition: Tensor) -> str:
-        """Black, or colours that stand for no direction."""
+        """Colours that stand for no direction, and for none that faces the viewer."""
         if problem := wrong_scale(condition):
             return problem
         if condition.shape[0] != 3:
             return "it has one channel. Connect the output of the Normal node."
-        lengths = (condition.float() * 2 - 1).norm(dim=0)
-        coloured = (condition >= BLACK).any(0)
-        if not coloured.any():
-            return "it is black. Connect the output of the Normal node."
-        unit = (lengths > LENGTHS[0]) & (lengths < LENGTHS[1])
-        share = unit[coloured].float().mean().item()
-        if share < LEAST_UNIT:
-            return (
-                f"only {share:.0%} of its colours stand for a direction, as in a photograph. "
-                "Connect the output of the Normal node."
-            )
-        return ""
+        coloured = condition[:, (condition >= BLACK).any(0)]
+        if not coloured.numel() or (coloured >= FACING).float().mean(1).max() >= LEAST_FACING:
+            return ""
+        return _no_directions(coloured)
 
     def read(self, condition: Tensor) -> tuple[Tensor, list[str]]:
         """Colours (N, 3, H, W) -> unit vectors (N, 3, H, W), 0 where there is no normal.
 
         ValueError where most colours stand for no direction.
         """
-        refuse_if([self.misfit(one) for one in condition], "a normal map (directions as colours)")
+        refuse_if([_problem(one) for one in condition], "a normal map (directions as colours)")
         return _vectors(condition.float()), []
 
     def stated(self, wanted: Tensor) -> Tensor:
@@ -116,3 +110,24 @@ def _vectors(colours: Tensor) -> Tensor:
     vectors = colours * 2 - 1
     black = (colours < BLACK).all(1, keepdim=True)
     return torch.where(black, 0, vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-3))
+
+
+def _problem(condition: Tensor) -> str:
+    if problem := NormalMeasure().misfit(condition):
+        return problem
+    coloured = condition[:, (condition >= BLACK).any(0)]
+    if not coloured.numel():
+        return "it is black. Connect the output of the Normal node."
+    return _no_directions(coloured)
+
+
+def _no_directions(colours: Tensor) -> str:
+    """What to do if colours (3, N) are too seldom those of unit vectors, else empty."""
+    lengths = (colours.float() * 2 - 1).norm(dim=0)
+    share = ((lengths > LENGTHS[0]) & (lengths < LENGTHS[1])).float().mean().item()
+    if share >= LEAST_UNIT:
+        return ""
+    return (
+        f"only {share:.0%} of its colours stand for a direction, as in a photograph. Connect the "
+        "output of the Normal node."
+    )
