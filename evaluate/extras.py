@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 CLIP_MODEL = "openai/clip-vit-base-patch16"  # the one of the published evaluation
 FEATURES = 2048  # of Inception's last pooling
-BATCH = 8
 
 
 def fid(

@@ -88,3 +88,15 @@ def _imported_by_call(node: ast.AST) -> str:
     if name != "import_module" or not isinstance(first, ast.Constant):
         return ""
     return first.value if str(first.value).startswith(".") else ""
+
+
+def thawed(folder: str) -> list[str]:
+    """The dataclasses below a folder whose fields can be set, as file:line."""
+    return [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "dataclass"
+        and not any(k.arg == "frozen" and ast.unparse(k.value) == "True" for k in node.keywords)
+    ]

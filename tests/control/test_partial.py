@@ -198,6 +198,7 @@ def evaluations(policy, steps=20, drifts=None):
     [
         (ReusePolicy(), list(range(20))),
         (ReusePolicy(every=2), list(range(0, 20, 2))),
+        (ReusePolicy(every=2, fresh_steps=0), list(range(0, 20, 2))),
         (ReusePolicy(every=4), [0, 4, 8, 12, 16]),
         (ReusePolicy(every=2, fresh_steps=2), [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19]),
         (ReusePolicy(every=4, fresh_steps=2), [0, 1, 5, 9, 13, 17]),

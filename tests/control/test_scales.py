@@ -5,6 +5,11 @@ import torch
 from controlnet_pp.cnpp_core.control.residuals import ControlResiduals
 from controlnet_pp.cnpp_core.control.scales import PRESETS, BlockScales, ScalePreset
 from controlnet_pp.cnpp_core.network.config import SD15, SDXL, NetworkConfig
+from controlnet_pp.tests.source import thawed
+
+
+def test_what_copies_of_a_control_share_cannot_be_changed():
+    assert not thawed("cnpp_core/control")
 
 
 def test_guess_mode_is_the_papers_curve_for_sd15():

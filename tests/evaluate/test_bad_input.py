@@ -58,6 +58,31 @@ def test_class_numbers_of_16_bits_stay_numbers(tmp_path):
         read_condition(path)
 
 
+@pytest.mark.parametrize(("highest", "read"), [(0, True), (255, False), (256, True), (65535, True)])
+def test_16_bits_with_nothing_but_8_in_them_are_numbers_and_no_grey(tmp_path, highest, read):
+    """All of it black is as well a picture."""
+    pixels = np.zeros((6, 9), dtype=np.uint16)
+    pixels[2, 3] = highest
+    path = saved(tmp_path / "a.png", pixels)
+    if read:
+        assert read_condition(path).max().item() == pytest.approx(highest / 65535)
+    else:
+        with pytest.raises(ValueError, match=f"nothing in it is above {highest} of 65535"):
+            read_condition(path)
+
+
+def test_a_palette_is_colours_or_class_numbers(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 2]], dtype=np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 51, 255])
+    image.save(tmp_path / "a.png")
+    numbers = read_condition(tmp_path / "a.png", numbers=True)
+    assert (numbers * 255).tolist() == [[[[0, 1], [2, 2]]]]
+    colours = read_condition(tmp_path / "a.png")
+    assert colours.shape == (1, 3, 2, 2)
+    assert (colours[0, :, 0, 1] * 255).tolist() == [255, 0, 0]
+    assert (colours[0, :, 1, 1] * 255).tolist() == [0, 51, 255]
+
+
 @pytest.mark.parametrize(
     ("pixels", "what"),
     [

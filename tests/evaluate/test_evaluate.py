@@ -277,6 +277,30 @@ def test_other_files_beside_the_pictures_are_left_alone(folders):
     assert [len(pair.pictures) for pair in find_pairs(*folders)] == [2, 2, 2, 2]
 
 
+def test_conditions_without_pictures_and_unequal_groups_are_told(folders, caplog):
+    caplog.set_level("INFO")
+    (folders[0] / "group_0" / "ape.png").unlink()
+    (folders[0] / "group_0" / "bee.png").unlink()
+    (folders[0] / "group_1" / "bee.png").unlink()
+    assert [pair.name for pair in find_pairs(*folders)] == ["ape", "cat", "dog"]
+    assert "1 of 4 conditions have no picture" in caplog.text
+    assert "conditions have 1 to 2 pictures each" in caplog.text
+
+
+def test_two_files_of_one_name_are_refused(folders):
+    shutil.copy(folders[1] / "ape.png", folders[1] / "ape.JPG")
+    with pytest.raises(ValueError, match=r"ape\.JPG and .*ape\.png have one name"):
+        find_pairs(*folders)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_folder_that_is_not_there_is_named(folders, which):
+    paths = list(folders)
+    paths[which] = paths[which] / "gone"
+    with pytest.raises(ValueError, match=r"no folder .*gone with (pictures|conditions)"):
+        find_pairs(*paths)
+
+
 def test_names_that_do_not_match_are_refused_with_examples(folders, tmp_path):
     save(picture(0), tmp_path / "else" / "zebra.png")
     with pytest.raises(ValueError, match=r"such as ape.*such as zebra"):

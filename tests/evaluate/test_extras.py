@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,26 @@ def test_fid_needs_real_pictures(pairs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds 0 pictures"):
         fid(pairs, tmp_path / "empty", CPU, Means())
+
+
+def test_fid_takes_two_real_pictures_and_two_of_each_group(pairs, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    save(100, few / "a.png")
+    with pytest.raises(ValueError, match="holds 1 pictures; at least 2"):
+        fid(pairs, few, CPU, Means())
+    save(101, few / "b.png")
+    assert fid(pairs, few, CPU, Means()) > 0
+    unequal = [pairs[0], *(replace(pair, pictures=pair.pictures[:1]) for pair in pairs[1:])]
+    with pytest.raises(ValueError, match="group 2 has 1 pictures; 2 are needed"):
+        fid(unequal, tmp_path / "real", CPU, Means())
+    two = [*pairs[:2], *(replace(pair, pictures=pair.pictures[:1]) for pair in pairs[2:])]
+    real = features(sorted((tmp_path / "real").iterdir()))
+    groups = [
+        features([pair.pictures[g] for pair in two if g < len(pair.pictures)]) for g in (0, 1)
+    ]
+    expected = np.mean([distance(real, group) for group in groups])
+    assert fid(two, tmp_path / "real", CPU, Means()) == pytest.approx(expected, rel=1e-3)
 
 
 def test_clip_without_its_package_says_what_to_install(pairs, tmp_path, monkeypatch):

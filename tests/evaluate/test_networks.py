@@ -15,7 +15,7 @@ from controlnet_pp.annotators.lineart import LineArt
 from controlnet_pp.annotators.softedge import HED
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
-from controlnet_pp.evaluate.command import _parser, _source, main
+from controlnet_pp.evaluate.command import _device, _parser, _source, main
 from controlnet_pp.evaluate.extras import clip_score
 from controlnet_pp.evaluate.pairs import find_pairs
 from controlnet_pp.evaluate.published import depth_model, segmenter
@@ -100,6 +100,32 @@ def test_missing_weights_are_named_with_the_option_that_fetches_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Add --download, or get it from") as caught:
         annotator_for(Condition.SOFTEDGE, Source([tmp_path]))
     assert "node" not in str(caught.value)
+
+
+def test_weights_are_fetched_where_that_was_allowed(tmp_path, monkeypatch):
+    asked = []
+
+    def download(key: str, folder: Path) -> Path:
+        asked.append((key, folder))
+        if len(asked) > 1:
+            raise RuntimeError("the server is away")
+        return folder / "fetched"
+
+    monkeypatch.setattr("controlnet_pp.annotators.weights.download", download)
+    source = Source([tmp_path / "a", tmp_path / "b"], download=True)
+    assert source.find("hed") == tmp_path / "a" / "fetched"
+    assert asked == [("hed", tmp_path / "a")]
+    with pytest.raises(ValueError, match="the server is away"):
+        source.find("hed")
+
+
+@pytest.mark.parametrize(("local_rank", "device"), [(0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")])
+def test_processes_take_the_gpus_in_turn(monkeypatch, local_rank, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    shard, paths = Shard(local_rank, 3, local_rank), ["canny", "a", "b"]
+    assert _device(_parser().parse_args(paths), shard) == torch.device(device)
+    assert _device(_parser().parse_args([*paths, "--device", "cpu"]), shard) == CPU
 
 
 def test_the_hub_is_looked_for_where_its_own_tools_were_told(tmp_path, monkeypatch):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
+import io
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from controlnet_pp.evaluate.pairs import Pair
 from controlnet_pp.evaluate.paper import SampleScore, paper_protocol
 from controlnet_pp.evaluate.records import Record
 from controlnet_pp.evaluate.scoring import CheckScoring, PaperScoring, Scoring
+from PIL import Image
 
 
 def nothing(_: torch.Tensor) -> torch.Tensor:
@@ -172,3 +177,48 @@ def test_every_word_of_somebody_else_is_escaped_on_the_page(tmp_path):
     for text, times in words.items():
         assert text not in page
         assert page.count(html.escape(text)) == times, text
+
+
+def test_pictures_lie_in_the_page_small_and_in_their_colours(tmp_path):
+    left, right = (1.0, 0.5, -1.0), (0.2, 2.0, 0.0)
+    wide = torch.empty(3, 40, 512)
+    wide[..., :256], wide[..., 256:] = (torch.tensor(c)[:, None, None] for c in (left, right))
+    grey = torch.full((1, 4, 6), 0.6)
+    evaluation = evaluated(Condition.CANNY, CANNY, (30.0,))
+    shown = [(evaluation.cases()[0], [("wide", wide), ("grey", grey)])]
+    legend = [("found", (1.0, 0.5, 0.0)), ("missed", (0.0, 0.25, 1.0))]
+    write_html(evaluation, tmp_path / "report.html", shown, legend)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    urls = re.findall(r'alt="(\w+)" src="data:image/png;base64,([^"]+)"', page)
+    pictures = {name: Image.open(io.BytesIO(base64.b64decode(data))) for name, data in urls}
+    assert pictures["wide"].size == (256, 20)
+    assert pictures["wide"].getpixel((20, 9)) == (255, 128, 0)
+    assert pictures["wide"].getpixel((230, 9)) == (51, 255, 0)
+    assert pictures["grey"].size == (6, 4)
+    assert pictures["grey"].getcolors() == [(24, (153, 153, 153))]
+    assert "rgb(255,128,0)" in page
+    assert "rgb(0,64,255)" in page
+    assert "<h2>The worst 1</h2>" in page
+    assert "<p>1. <b>a</b>: line 30.0<br>" in page
+
+
+def test_the_published_figures_stand_beside_a_protocol_that_is_theirs():
+    evaluation = replace(evaluated(Condition.DEPTH, DEPTH, (30.0,)), paper=True)
+    found = rows(evaluation)
+    names = ("ControlNet 1.1", "ControlNet++", "real pictures")
+    assert tuple(found[f"published, {name}"] for name in names) == ("35.90", "28.32", "0.00")
+    assert not any("published" in word for word in rows(replace(evaluation, paper=False)))
+
+
+# Conditions of another size
+
+
+def test_a_condition_of_another_size_is_brought_to_that_of_the_pictures():
+    edges = (torch.rand(1, 1, 8, 12, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    larger = edges.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    scoring = PaperScoring(Condition.CANNY, lambda _: larger)
+    sample, lines = scoring.sample(torch.zeros(1, 3, 16, 24), edges)
+    assert sample.score == 100.0
+    assert lines == ["canny F1 x 100 100.00"]
+    with pytest.raises(ValueError, match="the condition is 8x12 pixels and the pictures are 24x16"):
+        scoring.sample(torch.zeros(1, 3, 16, 24), edges.mT)
