@@ -1,55 +1,86 @@
-"""What a diffusion model or its ControlNet is trained to make small."""
+"""What a training makes small: terms of one signature, and their weighted sum.
+
+Beside the error of the denoiser there are the rewards of `reward` and the preference of
+`preference`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.schedule import NoiseSchedule
-from ..network.controlnet import ControlNet
-from ..network.unet import UNet
+from .batch import States
+from .denoiser import Denoiser, Prediction, PredictionType
+
+Term = Callable[[Prediction], Tensor]  # a scalar; lower is better
 
 
-def diffusion_loss(
-    unet: UNet,
-    schedule: NoiseSchedule,
-    x0: Tensor,
-    context: Tensor,
-    generator: torch.Generator,
-    *,
-    y: Tensor | None = None,
-    controlnet: ControlNet | None = None,
-    hint: Tensor | None = None,
-    noise_offset: float = 0.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Mean squared error of the predicted noise (arXiv 2006.11239, equation 14); a scalar.
+class Recipe:
+    """An objective of the trainer: terms over one prediction, with their weights.
 
-    x0 (B, 4, H, W) latents as the model takes them, context (B, L, context_dim), hint
-    (B, hint_channels, 8H, 8W) in 0..1 if a ControlNet takes part (arXiv 2302.05543, equation 5).
-    Timesteps and noise come from ``generator``, a CPU one, whatever the device of x0.
-
-    ``noise_offset`` adds a constant of that deviation to each channel of the noise. Without it the
-    mean colour survives the noise even at the last timestep, so a sampler's first noise decides it
-    instead of the prompt (crosslabs.org/blog/diffusion-with-offset-noise).
-
-    ``weights`` (T,): how much the error counts at each timestep; without them 1, as published.
+    All terms share the state and the forward of the networks, as published (arXiv 2404.07987,
+    equation 11); `Recipes` adds those over different states. ``values`` are the terms of the last
+    batch, unweighted and detached, for whoever plots them.
     """
-    t = torch.randint(len(schedule), (x0.shape[0],), generator=generator).to(x0.device)
-    eps = torch.randn(x0.shape, generator=generator)
-    if noise_offset:
-        eps += noise_offset * torch.randn(*x0.shape[:2], 1, 1, generator=generator)
-    eps = eps.to(x0)
-    x_t = schedule.q_sample(x0, t, eps)
-    residuals = None
-    if controlnet is not None:
-        if hint is None:
-            raise ValueError("A ControlNet is trained with a hint for every picture, found none.")
-        residuals = controlnet(x_t, hint, t, context, y)
-    predicted = unet(x_t, t, context, y, residuals=residuals)
-    losses = F.mse_loss(predicted.float(), eps.float(), reduction="none").flatten(1).mean(1)
-    return (losses if weights is None else losses * weights.to(losses)[t]).mean()
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        states: States,
+        terms: Mapping[str, tuple[float, Term]],
+        cfg: float = 1.0,
+    ) -> None:
+        self.denoiser = denoiser
+        self.states = states
+        self.terms = dict(terms)
+        self.cfg = cfg
+        self.values: dict[str, Tensor] = {}
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        prediction = self.denoiser.predict(self.states(generator), self.cfg)
+        values = {name: term(prediction) for name, (_, term) in self.terms.items()}
+        self.values = {name: value.detach() for name, value in values.items()}
+        return torch.stack([weight * values[n] for n, (weight, _) in self.terms.items()]).sum()
+
+
+class Recipes:
+    """The sum of recipes, each over states of its own; ValueError if a term's name comes twice."""
+
+    def __init__(self, *recipes: Recipe) -> None:
+        names = [name for recipe in recipes for name in recipe.terms]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"Two recipes have a term called '{twice[0]}'; name them apart.")
+        self.recipes = recipes
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        return torch.stack([recipe(generator) for recipe in self.recipes]).sum()
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """As `Recipe.values`, of all."""
+        return {name: value for one in self.recipes for name, value in one.values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionLoss:
+    """Mean squared error of the prediction (arXiv 2006.11239, equation 14).
+
+    With a ControlNet that of arXiv 2302.05543, equation 5.
+
+    weights (T,): how much it counts at each timestep; without them 1, as published.
+    """
+
+    weights: Tensor | None = None
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        errors = prediction.errors
+        if self.weights is None:
+            return errors.mean()
+        return (errors * self.weights.to(errors)[prediction.state.t]).mean()
 
 
 def layout_weights(schedule: NoiseSchedule, most: float = 25.0) -> Tensor:
@@ -63,9 +94,16 @@ def layout_weights(schedule: NoiseSchedule, most: float = 25.0) -> Tensor:
     return weights / weights.mean()
 
 
-def drop_text(
-    context: Tensor, empty: Tensor, probability: float, generator: torch.Generator
+def min_snr_weights(
+    schedule: NoiseSchedule,
+    gamma: float = 5.0,
+    prediction_type: PredictionType = PredictionType.EPS,
 ) -> Tensor:
-    """context (B, L, C) with some rows replaced by the empty prompt's (1 or B, L, C)."""
-    dropped = torch.rand(context.shape[0], generator=generator) < probability
-    return torch.where(dropped.to(context.device)[:, None, None], empty, context)
+    """Weights (T,) that count the error in x0 by min(SNR, gamma), whatever is predicted.
+
+        min(SNR, gamma) / SNR for noise, min(SNR, gamma) / (SNR + 1) for velocity
+
+    The gentle steps, which all but repeat each other, count less (arXiv 2303.09556, section 3.4).
+    """
+    snr = schedule.sigmas.square().reciprocal()
+    return snr.clamp(max=gamma) / (snr if prediction_type is PredictionType.EPS else snr + 1)
