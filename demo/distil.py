@@ -1,0 +1,69 @@
+"""Distil the demo UNet: a LoRA with which it draws in four steps of LCM what takes DDIM 20."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ..cnpp_core.diffusion.schedule import NoiseSchedule
+from ..cnpp_core.network.controlnet import ControlNet
+from ..cnpp_core.network.unet import UNet
+from ..cnpp_core.training.batch import TrainingBatch
+from ..cnpp_core.training.denoiser import Denoiser
+from ..cnpp_core.training.distil import ConsistencyDistillation
+from ..cnpp_core.training.lora import add_lora, apply_lora, lora_state_dict
+from ..cnpp_core.training.trainer import TrainSettings
+from .autoencoder import Autoencoder
+from .conditions import condition_of
+from .model import CONFIG, WEIGHTS, DemoModel, load_part, save_part
+from .text import TextEncoder, tokenize
+from .train import SCENES, _encode, _scenes, _shortened, _train
+
+PART = "lora_lcm"
+LCM = TrainSettings(steps=1500, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.99)
+RANK = 16
+CFG = 3.0  # of the teacher, and so of the pictures
+BATCH = 16
+
+
+def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """The stage after the ControlNets: half of what is distilled is controlled by Canny edges.
+
+    The target is the student itself, as in LCM-LoRA; what is saved is averaged.
+    """
+    pictures = _scenes(scenes)
+    latents = _encode(load_part("autoencoder", Autoencoder(), out), pictures.images)
+    text_encoder = load_part("text_encoder", TextEncoder(), out)
+    with torch.no_grad():
+        contexts = text_encoder(torch.tensor([tokenize(text) for text in pictures.captions]))
+        empty = text_encoder(torch.tensor([tokenize("")]))
+    teacher, student = (load_part("unet", UNet(CONFIG), out) for _ in range(2))
+    torch.manual_seed(LCM.seed)
+    add_lora(student, RANK)
+
+    def draw(generator: torch.Generator) -> TrainingBatch:
+        chosen = torch.randint(len(latents), (BATCH,), generator=generator)
+        images = pictures.images[chosen].float() / 255
+        hint = condition_of("canny", images, pictures.masks[chosen])
+        return TrainingBatch(latents[chosen], contexts[chosen], hint, empty=empty)
+
+    def distillation(controlnet: ControlNet | None) -> ConsistencyDistillation:
+        learning, taught = (
+            Denoiser(unet, NoiseSchedule.scaled_linear(), controlnet) for unet in (student, teacher)
+        )
+        return ConsistencyDistillation(learning, learning, taught, draw, cfg=(CFG, CFG))
+
+    controlnet = load_part("controlnet_canny", ControlNet(CONFIG), out)
+    controlled, free = distillation(controlnet), distillation(None)
+    averaged = _train(student, _shortened(LCM, speed_up), lambda g: controlled(g) + free(g))
+    save_part(PART, lora_state_dict(averaged), out)
+
+
+def lcm_of(demo: DemoModel, folder: Path = WEIGHTS) -> DemoModel:
+    """The demo model with a UNet of few steps: for the sampler `lcm`, at cfg 1."""
+    unet = load_part("unet", UNet(CONFIG), folder)
+    apply_lora(unet, load_file(folder / f"{PART}.safetensors"))
+    return replace(demo, unet=unet)
