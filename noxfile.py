@@ -112,6 +112,18 @@ def host(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The templates in a real browser, in both renderers of ComfyUI's page; needs a Chromium."""
+    comfy_host, main, python = find_comfy(session)
+    if main is None:
+        session.skip(f"SKIPPED, nothing was tested: {comfy_host.why_not()}")
+    session.install(*PYTEST, "playwright>=1.50")
+    extras = install_beside(session, python)
+    env = {"COMFYUI_PATH": str(main), "COMFYUI_PYTHON": str(python), "COMFYUI_EXTRAS": str(extras)}
+    session.run("python", "-m", "pytest", TIMEOUT, "tests/browser", *session.posargs, env=env)
+
+
+@nox.session
 def texts(session: nox.Session) -> None:
     """Write what repeats the words of the nodes, from their schemas; list what Chinese lacks.
 
