@@ -22,9 +22,10 @@ from .formats import (
     split_part,
 )
 from .keys import from_diffusers
-from .read import read_tensors
+from .read import read_metadata, read_tensors
 from .report import network_title
 from .shapes import MissingTensor, find_config
+from .trained import Training
 from .words import DOWNLOAD_AGAIN, WHOLE, refusal, shown, some
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,14 @@ class LoadedControl:
     format: str  # to be read: "original", "diffusers", "difference", "union, 8 types (ProMax)", ...
     dtype: torch.dtype  # the one that holds most bytes
     bytes_by_dtype: dict[torch.dtype, int]
+    training: Training | None = None  # how it was made, of files that this pack has saved
 
     @property
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.state_dict.values())
 
     def summary(self) -> str:
-        """What was loaded: family, blocks, parameters, layout of the file, storage."""
+        """What was loaded: family, blocks, parameters, layout of the file, storage, training."""
         stored = ", ".join(
             f"{size / 1e6:,.1f} MB as {STORAGE[dtype]}"
             for dtype, size in self.bytes_by_dtype.items()
@@ -79,6 +81,7 @@ class LoadedControl:
             f"{network_title(self.config, 'ControlNet')}, {self.config.blocks} blocks\n"
             f"{self.parameters:,} parameters in {len(self.state_dict)} tensors\n"
             f"format: {self.format}\nstored: {stored}"
+            + (f"\n{self.training.text()}" if self.training else "")
         )
 
     def network(
@@ -127,6 +130,7 @@ def load_controlnet_file(
         format=_format(found, config),
         dtype=max(by_dtype, key=lambda dtype: by_dtype[dtype]),
         bytes_by_dtype=by_dtype,
+        training=Training.of(read_metadata(path)),
     )
 
 

@@ -43,6 +43,15 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts in the header of a file that `read_tensors` has read; only safetensors have any."""
+    path = Path(path)
+    if _kind(path) != "safetensors":
+        return {}
+    with safe_open(str(path), framework="pt", device="cpu") as file:
+        return file.metadata() or {}
+
+
 def _require_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(
