@@ -210,7 +210,8 @@ def test_what_a_batch_lacks_is_named():
 
 
 def test_a_controlnet_learns_through_a_frozen_unet():
-    unet = filled(UNet(CONFIG)).requires_grad_(False)
+    torch.manual_seed(0)
+    unet = UNet(CONFIG).requires_grad_(False)
     controlnet = ControlNet.from_unet(unet)
     before = {key: value.clone() for key, value in unet.state_dict().items()}
     states = noised(always(batch()), SCHEDULE)
@@ -220,7 +221,7 @@ def test_a_controlnet_learns_through_a_frozen_unet():
         return recipe(seeded(5))
 
     start = loss(None).item()
-    Trainer(controlnet, TrainSettings(steps=60, learning_rate=5e-3, warmup=1)).run(loss)
+    Trainer(controlnet, TrainSettings(steps=25, learning_rate=3e-3, warmup=1)).run(loss)
     assert loss(None).item() < 0.8 * start
     assert any(conv[0].weight.any() for conv in controlnet.zero_convs)
     assert all(torch.equal(before[key], value) for key, value in unet.state_dict().items())

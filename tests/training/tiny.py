@@ -33,9 +33,11 @@ def filled(net, seed: int = 0):
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+            # Without normalisation a hint would fade from one SiLU to the next.
+            gain = 2.0 if name.startswith("input_hint_block.") else 1.0
             offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(offset + noise * fan_in**-0.5)
+            parameter.copy_(offset + gain * noise * fan_in**-0.5)
     return net
 
 
