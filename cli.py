@@ -98,6 +98,8 @@ def report(argv: Sequence[str]) -> int:
         loaded = checkpoint.load_controlnet_file(Path(argv[0]))
         config = loaded.config
         print(f"{argv[0]}: {loaded.format}, {str(loaded.dtype).removeprefix('torch.')}")
+        if loaded.training:
+            print(loaded.training.text())
     print(checkpoint.report(config).text())
     return 0
 

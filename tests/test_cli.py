@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from controlnet_pp.cnpp_core.checkpoint import Training, save_controlnet_file
+from controlnet_pp.cnpp_core.network.controlnet import ControlNet
+from controlnet_pp.tests.checkpoint.files import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,3 +69,13 @@ def test_the_folder_may_have_any_name(tmp_path: Path, name: str):
     done = run("report", "sdxl", root=folder)
     assert done.returncode == 0, done.stderr
     assert "SDXL" in done.stdout
+
+
+def test_report_of_a_file_says_how_it_was_trained(tmp_path: Path):
+    about = Training("sd15.safetensors", "canny", 1200, "0.1.0", {"seed": 3})
+    path = tmp_path / "canny.safetensors"
+    save_controlnet_file(path, ControlNet(TINY), about)
+    done = run("report", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "trained for canny from sd15.safetensors: 1,200 steps" in done.stdout
+    assert "settings: seed 3" in done.stdout

@@ -57,6 +57,7 @@ def load_control(
         f"{Path(path).name}: {loaded.format}, stored as {STORAGE[loaded.dtype]}, "
         f"loaded as {STORAGE[chosen]}",
         weights_text(loaded.config, loaded.state_dict),
+        *([loaded.training.text()] if loaded.training else []),
     ]
     return control, "\n".join(lines)
 
