@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import resource
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 
 MEMORY = 8 << 30  # bytes; a fault may ask for any number
+PATIENCE = 15
 
 
-def passes(file: Path, timeout: float, folder: Path) -> bool:
-    """True if the file's tests pass within ``timeout`` seconds together; the first failure ends it.
+def passes(file: Path, seconds: float, folder: Path) -> bool:
+    """True if the file's tests pass within so many seconds of computing; the first failure ends it.
 
-    folder: where the tests write; afterwards log.txt in it holds what pytest said.
+    By the clock they get PATIENCE times as long, for a busy machine. folder: where the tests write;
+    afterwards log.txt in it holds what pytest said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [
@@ -26,17 +29,18 @@ def passes(file: Path, timeout: float, folder: Path) -> bool:
         *("--basetemp", str(folder / "temporary"), str(file)),
     ]
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_run, args=(arguments, folder / "log.txt"))
+    process = context.Process(target=_run, args=(arguments, math.ceil(seconds), folder / "log.txt"))
     process.start()
-    process.join(timeout)
+    process.join(PATIENCE * seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)  # and whatever the tests have started
     process.join()
     return process.exitcode == pytest.ExitCode.OK
 
 
-def _run(arguments: list[str], log: Path) -> None:
+def _run(arguments: list[str], seconds: int, log: Path) -> None:
     os.setsid()  # a group of its own, to be ended as one
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with log.open("w", encoding="utf-8") as stream:
         for descriptor in (1, 2):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from controlnet_pp.cnpp_core.checkpoint import report, report_module
+from controlnet_pp.cnpp_core.checkpoint.report import network_title, weights_text
 from controlnet_pp.cnpp_core.network.config import SD15, SDXL
 from torch import nn
 
@@ -86,6 +87,63 @@ def test_any_module_is_counted_with_what_it_computes_outside_its_children():
     assert next(net.parameters()).device.type == "cpu"
 
 
+TEXT = """\
+net, 2 blocks
+4,027,400 parameters in 4 tensors
+16.1 MB as fp32, 8.1 MB as fp16, 4.0 MB as fp8
+0.31 GMAC at here
+
+block       output                   parameters      GMAC
+conv        2 x 800 x 100 x 70           22,400      0.30
+head        2 x 5000                  4,005,000      0.01"""
+
+
+def test_the_columns_of_the_text_stand_below_their_heads():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 800, 3, padding=1)
+            self.head = nn.Linear(800, 5000)
+
+        def forward(self, image):
+            return self.head(self.conv(image).mean((2, 3)))
+
+    image = torch.empty(2, 3, 100, 70)
+    found = report_module(
+        Net(), {"image": image}, title="net", example_text="here", residuals=2, family="none"
+    )
+    assert found.text() == TEXT
+    assert (found.family, found.residuals, found.example) == ("none", 2, "here")
+
+
+def test_what_is_known_of_weights_without_running_them():
+    weights = {"a": torch.empty(3, 500, 1000), "b": torch.empty(7)}
+    assert weights_text(SD15, weights).splitlines() == [
+        "SD1.5 ControlNet, 13 blocks",
+        "1,500,007 parameters in 2 tensors",
+        "6.0 MB as fp32, 3.0 MB as fp16, 1.5 MB as fp8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        (3, " for latents of 3 channels"),
+        (4, ""),
+        (5, " for latents of 5 channels"),
+        (9, " for latents of 9 channels, an inpaint model's"),
+    ],
+)
+def test_latents_that_are_not_the_usual_ones_are_in_the_title(channels, said):
+    assert network_title(replace(SD15, in_channels=channels), "UNet") == f"SD1.5 UNet{said}"
+
+
+def test_the_size_is_the_familys_where_none_is_given():
+    assert report(SD15).example == "512 x 512, batch 1"
+    assert report(SDXL, width=64, batch=2).example == "64 x 1024, batch 2"
+    assert report(SDXL, height=64).example == "1024 x 64, batch 1"
+
+
 def test_attention_is_counted():
     class Attention(nn.Module):
         def forward(self, q):
@@ -112,7 +170,7 @@ def test_the_text_names_the_facts_and_the_dictionary_is_json():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": 100}, {"batch": 0}, {"kind": "VAE"}], ids=["size", "batch", "kind"]
+    "wrong", [{"width": 100}, {"height": 68}, {"batch": 0}, {"kind": "VAE"}], ids=str
 )
 def test_a_wrong_request_is_refused(wrong):
     with pytest.raises(ValueError, match=str(*wrong.values())):

@@ -8,6 +8,7 @@ from controlnet_pp.cnpp_core.checkpoint import read_config
 from controlnet_pp.cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
+from controlnet_pp.tests.source import thawed
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -92,3 +93,7 @@ def test_a_width_that_is_no_multiple_is_named():
     state_dict["input_blocks.4.0.in_layers.2.weight"] = torch.empty(500, 320, 3, 3, device="meta")
     with pytest.raises(ValueError, match="500 channels"):
         read_config(state_dict)
+
+
+def test_what_was_read_of_a_file_cannot_be_changed():
+    assert not thawed("cnpp_core/checkpoint")

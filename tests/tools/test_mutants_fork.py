@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("resource", reason="no system without it can fork")
-from controlnet_pp.tools.mutants_fork import MEMORY, passes
+from controlnet_pp.tools import mutants_fork
+from controlnet_pp.tools.mutants_fork import MEMORY, PATIENCE, passes
 
 
-def outcome(folder: Path, *bodies: str, timeout: float = 60) -> bool:
+def outcome(folder: Path, *bodies: str, seconds: float = 60) -> bool:
     file = folder / "test_a.py"
     tests = [f"def test_{number}():\n    {body}\n" for number, body in enumerate(bodies)]
     file.write_text("\n\n".join(["import os, subprocess, sys, time\n", *tests]))
-    return passes(file, timeout, folder / "scratch")
+    return passes(file, seconds, folder / "scratch")
 
 
 def is_running(pid: int) -> bool:
@@ -44,10 +45,17 @@ def test_a_crash_is_no_pass(tmp_path: Path):
     assert not outcome(tmp_path, "os.abort()")
 
 
-def test_what_takes_too_long_is_no_pass_and_is_ended(tmp_path: Path):
+def test_what_computes_too_long_is_no_pass_and_is_ended(tmp_path: Path):
     start = time.monotonic()
-    assert not outcome(tmp_path, "time.sleep(600)", timeout=2)
-    assert time.monotonic() - start < 60
+    assert not outcome(tmp_path, "while True: pass", seconds=3)
+    assert time.monotonic() - start < PATIENCE * 3
+
+
+def test_what_sleeps_too_long_is_no_pass_and_is_ended(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mutants_fork, "PATIENCE", 1)
+    start = time.monotonic()
+    assert not outcome(tmp_path, "time.sleep(900)", seconds=3)
+    assert time.monotonic() - start < 300
 
 
 def test_more_memory_than_allowed_is_refused(tmp_path: Path):
