@@ -27,6 +27,8 @@ class PredictionType(Enum):
 class Denoiser:
     """A UNet with or without a ControlNet, called for one-step predictions.
 
+    The UNet may be of half precision, where the ControlNet learns in float32.
+
     blocks: of the ControlNet those whose residuals are computed and added, None for all; the mode
     of a training sets it (`modes`).
     """
@@ -44,7 +46,7 @@ class Denoiser:
         lacks what this needs.
         """
         inputs = _Inputs.of(state, guided=cfg != 1.0, channels=self.unet.config.in_channels)
-        features = self.unet.encode(inputs.x, inputs.t, inputs.context, inputs.y)
+        features = self.unet.encode(*inputs.of_dtype(self.unet.dtype))
         predicted = self._decode(features, inputs, cfg, state.batch.hint, self.controlnet)
         return Prediction(self, state, predicted, cfg, inputs, features)
 
@@ -58,15 +60,20 @@ class Denoiser:
     ) -> Tensor:
         residuals = None
         if controlnet is not None:
-            residuals = self._residuals(inputs, cfg, hint, controlnet)
-        out = self.unet.decode(features, inputs.context, residuals)
+            residuals = self._residuals(inputs, cfg, hint, controlnet, features.h.dtype)
+        out = self.unet.decode(features, inputs.context.to(features.dtype), residuals)
         if cfg == 1.0:
             return out
         cond, empty = out.chunk(2)
         return empty + cfg * (cond - empty)
 
     def _residuals(
-        self, inputs: _Inputs, cfg: float, hint: Tensor | None, controlnet: ControlNet
+        self,
+        inputs: _Inputs,
+        cfg: float,
+        hint: Tensor | None,
+        controlnet: ControlNet,
+        dtype: torch.dtype,
     ) -> list[Tensor | None]:
         if hint is None:
             raise ValueError("A ControlNet is trained with a hint for every picture, found none.")
@@ -75,10 +82,11 @@ class Denoiser:
         network = controlnet
         if self.blocks is not None:
             network = partial_network(controlnet, self.blocks, HintCache())
-        residuals = network(inputs.x, hint, inputs.t, inputs.context, inputs.y)
+        x, t, context, y = inputs.of_dtype(controlnet.dtype)
+        residuals = network(x, hint.to(x.dtype), t, context, y)
         # A network that can't be divided, a compiled one, gives all of them.
         wanted = range(len(residuals)) if self.blocks is None else self.blocks
-        return [residual if i in wanted else None for i, residual in enumerate(residuals)]
+        return [r.to(dtype) if i in wanted else None for i, r in enumerate(residuals)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,3 +176,7 @@ class _Inputs:
             y = torch.cat([y, batch.empty_y.expand_as(y)])
         context = torch.cat([batch.context, batch.empty.expand_as(batch.context)])
         return cls(torch.cat([x, x]), torch.cat([t, t]), context, y)
+
+    def of_dtype(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        y = None if self.y is None else self.y.to(dtype)
+        return self.x.to(dtype), self.t, self.context.to(dtype), y

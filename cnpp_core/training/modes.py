@@ -1,8 +1,8 @@
 """Which parameters a training reaches: the three modes of arXiv 2302.05543 and its code.
 
-A run may begin in one mode and go on in another: the loss follows at once. The trainer of such a
-run is made for `trained_parts` of all its modes; what a mode leaves out has no gradient, and
-optimisers pass over it.
+A run may begin in one mode and go on in another: the loss follows at once. Its trainer is made for
+`trained_parts` of all its modes, before the first `set_mode`; what a mode leaves out then has no
+gradient, and optimisers pass over it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SKIPS = "zero_convs"
 class Mode(Enum):
     """A mode by the name that people choose it by."""
 
-    # The skip connections stay as they are, and only the middle block gets a residual: easier to
-    # learn, and cheaper by the zero convolutions.
+    # The skip connections stay as they are, only the middle block gets a residual: easier to learn.
+    # The gradient still passes the whole decoder, so a step is only one in a hundred cheaper.
     MIDDLE_ONLY = "middle only"
     SD_LOCKED = "SD locked"
     # For when the ControlNet has converged. The decoder of the UNet becomes another one, which has

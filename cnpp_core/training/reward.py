@@ -82,8 +82,9 @@ class EfficientReward:
 
         sum(m r) / (sum(m) + 1e-10), m = (t <= most_t)
 
-    arXiv 2404.07987, section 3.3, and its published code; its lambda is the term's weight in the
-    recipe. Of pictures with more noise nothing is decoded.
+    arXiv 2404.07987, section 3.3, and its published code. Its lambda is the weight of the term in
+    the recipe: 0.5 for segmentations and line art, 1 for canny, depth and HED. Of pictures with
+    more noise nothing is decoded.
     """
 
     model: RewardModel

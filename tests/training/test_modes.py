@@ -78,6 +78,15 @@ def test_middle_only_adds_the_middle_residual_and_computes_no_other():
     assert not torch.allclose(said, every, atol=1e-2)
 
 
+def test_middle_only_cuts_the_others_of_a_network_that_others_run_in_their_own_way():
+    model, divided = denoiser(), denoiser()
+    model.controlnet.forward = model.controlnet.forward  # as a wrapper or compiler sets it
+    state = noised(always(batch()), SCHEDULE)(seeded(1))
+    for each in (model, divided):
+        set_mode(each, Mode.MIDDLE_ONLY)
+    assert torch.equal(model.predict(state).predicted, divided.predict(state).predicted)
+
+
 def test_no_graph_is_kept_of_the_encoder_of_a_locked_unet():
     model, seen = denoiser(), []
     for block in (*model.unet.input_blocks, model.unet.middle_block):
@@ -128,6 +137,22 @@ def test_the_averaged_weights_predict_in_place_of_the_trained_ones():
         assert torch.equal(value, start[name]) != TRAINS[Mode.SD_DECODER_UNLOCKED](name), name
     whole(model).load_state_dict(whole(averaged).state_dict())
     assert torch.equal(model.predict(state).predicted, said)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_locked_unet_may_be_of_half_precision(autocast):
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = denoiser()
+        model.unet.to(dtype)
+        set_mode(model, Mode.SD_LOCKED)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype != torch.float32):
+            loss = recipe(model)(seeded(0))
+        assert loss.dtype == torch.float32
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.controlnet.parameters()]))
+    assert gradients[1].dtype == torch.float32
+    assert (gradients[0] - gradients[1]).norm() < 0.1 * gradients[0].norm()
 
 
 def test_modes_need_a_controlnet():
