@@ -47,7 +47,7 @@ def kinds_of_file(path: PurePath) -> tuple[Condition, ...]:
 def misfit(picture: Tensor, kinds: Sequence[Condition], classes: Sequence[Any]) -> str:
     """Why a picture (C, H, W) in 0..1 is plainly of none of these kinds, "" if it may be of one.
 
-    classes: as for `Condition.measure`. It takes about a millisecond, whatever the size.
+    classes: as for `Condition.measure`. It takes a few milliseconds, whatever the size.
     """
     pixels = _some_pixels(picture)
     problems = [kind.measure(classes=classes).misfit(pixels) for kind in kinds]

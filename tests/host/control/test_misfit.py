@@ -46,7 +46,7 @@ def test_a_photograph_for_a_canny_network_is_remarked_on_and_edges_are_not(host,
 
 
 def test_a_shaped_control_is_still_known(host, canny):
-    scales = block_scales(host, 0.5)
+    scales = block_scales(host, *[0.5] * 5)
     assert "Canny" in remark(host, canny, PHOTO, scales=scales)
     shaped = apply(host, canny, scales=scales)[0][0][1]["control"]
     assert "Canny" in remark(host, shaped, PHOTO)
@@ -76,6 +76,7 @@ def test_the_control_is_the_same_with_and_without_a_remark(host, canny):
 
 def test_the_text_is_in_the_history_and_goes_once_the_image_is_right(host, monkeypatch):
     edges = demo_graph(steps=1) | {
+        "demo": node("CNPP_DemoModel", example=3, condition="canny"),
         "picture": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
         "shown": node("PreviewImage", images=["picture", 0]),
     }
@@ -84,7 +85,8 @@ def test_the_text_is_in_the_history_and_goes_once_the_image_is_right(host, monke
     }
     host.run(edges)
     server, sent = host._executor.server, []
-    monkeypatch.setattr(server, "client_id", "page")
+    page = property(lambda _: "page", lambda *_: None)  # each run would set it to nobody
+    monkeypatch.setattr(type(server), "client_id", page, raising=False)
     monkeypatch.setattr(server, "send_sync", lambda event, data, *_: sent.append((event, data)))
 
     def told():
