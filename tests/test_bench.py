@@ -14,6 +14,7 @@ from controlnet_pp.bench import _pairs, adherence, annotators, control
 from controlnet_pp.bench._host import Counted, randomise, truncated
 from controlnet_pp.bench._pairs import PairedTimes, Spread, interleaved, merge, parsed, save
 from controlnet_pp.bench._steering import Experiment, Outcome
+from controlnet_pp.bench._targets import summary
 from controlnet_pp.bench.adherence import COND_ROWS, NEUTRAL, Adherence, Setting
 from controlnet_pp.cnpp_core.control.reuse import ReusePolicy
 from controlnet_pp.cnpp_core.network.config import NetworkConfig
@@ -107,7 +108,7 @@ def test_the_summary_names_what_is_beyond_its_target():
     def lost(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.001, "high": value + 0.001}
 
-    lines, missed = control.summary(
+    lines, missed = summary(
         {
             "neutral_256": 1.01,
             "neutral_512": 1.03,
