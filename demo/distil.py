@@ -63,7 +63,13 @@ def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
 
 
 def lcm_of(demo: DemoModel, folder: Path = WEIGHTS) -> DemoModel:
-    """The demo model with a UNet of few steps: for the sampler `lcm`, at cfg 1."""
+    """The demo model with a UNet of few steps: for the sampler `lcm`, at cfg 1.
+
+    ValueError where its file is missing.
+    """
+    path = folder / f"{PART}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: distil the demo UNet first.")
     unet = load_part("unet", UNet(CONFIG), folder)
-    apply_lora(unet, load_file(folder / f"{PART}.safetensors"))
+    apply_lora(unet, load_file(path))
     return replace(demo, unet=unet)
