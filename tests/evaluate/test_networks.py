@@ -181,6 +181,7 @@ def test_depth_by_dpt_is_what_the_published_code_gets_from_it(dpt):
         found = depth_model(dpt, CPU)(torch.cat([tensor(image) for image in images]))
     torch.testing.assert_close(found[:, 0], expected.clamp(min=0))
     assert found.std() > 0
+    assert not depth_model(dpt, CPU)(tensor(images[0])).requires_grad
 
 
 def test_a_folder_with_another_model_is_refused(dpt, tmp_path):
