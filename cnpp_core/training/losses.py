@@ -23,7 +23,7 @@ class Recipe:
     """An objective of the trainer: terms over one prediction, with their weights.
 
     All terms share the state and the forward of the networks, as published (arXiv 2404.07987,
-    equation 11); `Recipes` adds those over different states. ``values`` are the terms of the last
+    section 3.3); `Recipes` adds those over different states. ``values`` are the terms of the last
     batch, unweighted and detached, for whoever plots them.
     """
 
@@ -103,7 +103,7 @@ def min_snr_weights(
 
         min(SNR, gamma) / SNR for noise, min(SNR, gamma) / (SNR + 1) for velocity
 
-    The gentle steps, which all but repeat each other, count less (arXiv 2303.09556, section 3.4).
+    The gentle steps, which all but repeat each other, count less (arXiv 2303.09556).
     """
     snr = schedule.sigmas.square().reciprocal()
     return snr.clamp(max=gamma) / (snr if prediction_type is PredictionType.EPS else snr + 1)
