@@ -93,10 +93,10 @@ def _imported_by_call(node: ast.AST) -> str:
 def thawed(folder: str) -> list[str]:
     """The dataclasses below a folder whose fields can be set, as file:line."""
     return [
-        f"{file.relative_to(ROOT)}:{node.lineno}"
+        f"{file.relative_to(ROOT)}:{mark.lineno}"
         for file in sorted((ROOT / folder).rglob("*.py"))
         for node in ast.walk(tree(file))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") == "dataclass"
-        and not any(k.arg == "frozen" and ast.unparse(k.value) == "True" for k in node.keywords)
+        if isinstance(node, ast.ClassDef)
+        for mark in node.decorator_list
+        if ast.unparse(mark).startswith("dataclass") and "frozen=True" not in ast.unparse(mark)
     ]
