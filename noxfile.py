@@ -42,6 +42,8 @@ ORACLES = (
 # package needs no more than is there already.
 REFERENCE_ANNOTATORS = "controlnet_aux==0.0.10"
 TIMM = "timm==1.0.31"  # what its depth network is built of
+# What several processes of a training need, as pyproject.toml names it.
+TRAIN = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["train"]
 PYTEST = ("pytest>=8.4", "pytest-timeout>=2.3")
 TIMEOUT = "--timeout=900"  # seconds for one test: a hang fails and says where
 
@@ -62,7 +64,7 @@ def install(session: nox.Session, *packages: str) -> None:
 
 def install_tests(session: nox.Session) -> None:
     """Install what the tests need that run without ComfyUI."""
-    install(session, *ORACLES, *PYTEST, "hypothesis>=6.100")
+    install(session, *ORACLES, *TRAIN, *PYTEST, "hypothesis>=6.100")
     session.install("--no-deps", REFERENCE_ANNOTATORS)
 
 
