@@ -136,7 +136,7 @@ def test_at_the_last_level_the_target_is_where_the_teachers_step_ended():
 class Gain(nn.Module):
     """Stands for a UNet: predicts the noise in each value as a multiple of it, one per timestep."""
 
-    config = CONFIG
+    config, dtype, device = CONFIG, torch.float32, torch.device("cpu")
 
     def __init__(self, gains):
         super().__init__()
