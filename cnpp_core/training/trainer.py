@@ -162,7 +162,7 @@ class Trainer:
             log.warning("going on from step %d although %s", step, change)
         load_tensors(self.module, self.averaged, self.optimizer, tensors, rest["optimizer"])
         own = {
-            name.removeprefix("random."): states[self.processes.index]
+            name.removeprefix("random."): states[self.processes.index].clone()  # a row won't do
             for name, states in tensors.items()
             if name.startswith("random.") and self.processes.index < len(states)
         }
