@@ -1,1 +1,1 @@
-"""Training a network: weights to begin with, the diffusion loss, the trainer."""
+"""Training a network: weights to begin with, modes, states and losses, the trainer."""
