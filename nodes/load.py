@@ -198,6 +198,7 @@ class DemoModel(io.ComfyNode):
                     "condition",
                     options=list(CONDITIONS),
                     default=CONDITIONS[0],
+                    optional=True,  # older graphs lack it
                     tooltip="What the ControlNet reads. canny: edges, from Canny. seg: what is "
                     "shape and what ground, from Annotate (any) with this node's annotator.",
                 ),

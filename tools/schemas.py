@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 Texts = dict[str, Any]  # as in nodeDefs.json: id -> display_name, description, inputs, outputs
-Pins = dict[str, dict[str, list[str]]]  # id -> names of the inputs, types of the outputs
+# id -> names of the inputs, of those that are required among them, types of the outputs
+Pins = dict[str, dict[str, list[str]]]
 
 
 def english(nodes: Iterable[Any]) -> Texts:
@@ -35,15 +36,17 @@ def pins(nodes: Iterable[Any]) -> Pins:
 
 def _pin_of(node: Any) -> dict[str, list[str]]:
     types = node.INPUT_TYPES()  # the web page draws the required ones first
-    inputs = [*types.get("required", {}), *types.get("optional", {})]
-    return {"inputs": inputs, "outputs": list(node.RETURN_TYPES)}
+    required = list(types.get("required", {}))
+    inputs = [*required, *types.get("optional", {})]
+    return {"inputs": inputs, "required": required, "outputs": list(node.RETURN_TYPES)}
 
 
 def extended(pinned: Pins, now: Pins) -> Pins:
     """``now``, if it only adds to ``pinned``: nodes, or inputs and outputs behind the others.
 
     ValueError names every node that lost, renamed or moved something: saved workflows keep values
-    and links by position.
+    and links by position. So it does for an input that a node of old requires since: graphs saved
+    for the API have no value for it.
     """
     broken = [f"{key} is gone" for key in pinned if key not in now]
     for key in pinned.keys() & now.keys():
@@ -51,9 +54,12 @@ def extended(pinned: Pins, now: Pins) -> Pins:
             old, new = pinned[key][side], now[key][side]
             if new[: len(old)] != old:
                 broken.append(f"{side} of {key} were {', '.join(old)}; now {', '.join(new)}")
+        for name in now[key]["required"]:
+            if name not in pinned[key]["required"]:
+                broken.append(f"{key} did not require {name}; now it does")
     if broken:
         raise ValueError(
-            f"Saved workflows would break. {'. '.join(sorted(broken))}. Ids stay, and new inputs "
-            "and outputs go behind the others (inputs behind optional ones are optional too)."
+            f"Saved workflows would break. {'. '.join(sorted(broken))}. Ids stay, new inputs and "
+            "outputs go behind the others, and new inputs are optional."
         )
     return now

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from controlnet_pp.tools.schemas import extended
 
-PINS = {"CNPP_A": {"inputs": ["image", "low", "high"], "outputs": ["IMAGE", "MASK"]}}
+PINS = {
+    "CNPP_A": {
+        "inputs": ["image", "low", "high"],
+        "required": ["image", "low"],
+        "outputs": ["IMAGE", "MASK"],
+    }
+}
 
 
 def with_a(**changed: list[str]) -> dict[str, dict[str, list[str]]]:
@@ -16,7 +22,7 @@ def with_a(**changed: list[str]) -> dict[str, dict[str, list[str]]]:
     "now",
     [
         PINS,
-        {"CNPP_B": {"inputs": [], "outputs": []}} | PINS,
+        {"CNPP_B": {"inputs": ["a"], "required": ["a"], "outputs": []}} | PINS,
         with_a(inputs=["image", "low", "high", "mode"]),
         with_a(outputs=["IMAGE", "MASK", "STRING"]),
     ],
@@ -33,6 +39,11 @@ def test_what_is_added_behind_the_rest_is_taken(now):
         (with_a(inputs=["image", "high", "low"]), "image, low, high; now image, high, low"),
         (with_a(inputs=["image", "mode", "low", "high"]), "inputs of CNPP_A were"),
         (with_a(inputs=["image", "low"]), "inputs of CNPP_A were"),
+        (with_a(required=["image", "low", "high"]), "CNPP_A did not require high; now it does"),
+        (
+            with_a(inputs=["image", "low", "high", "mode"], required=["image", "low", "mode"]),
+            "CNPP_A did not require mode",
+        ),
         (with_a(outputs=["MASK", "IMAGE"]), "outputs of CNPP_A were IMAGE, MASK; now MASK, IMAGE"),
     ],
 )
