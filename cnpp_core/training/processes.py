@@ -57,8 +57,9 @@ class OneProcess:
 
 
 class Accelerated(OneProcess):
-    """All processes that Hugging Face `accelerate` finds, started by `torchrun` or `accelerate`.
+    """All processes that `torchrun` has started, through Hugging Face `accelerate`.
 
+    (`accelerate launch` starts them as well, but on CPUs a single one, whatever number it is told.)
     Every process holds the whole network and draws batches of its own; their gradients are
     averaged, so that n processes are one with n times the batch. Raises ValueError if the package
     is missing, or is set up for what is not done here.
