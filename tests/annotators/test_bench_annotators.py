@@ -16,7 +16,7 @@ QUICK = ["--size", "64", "--pairs", "2", "--batch"]
 def results(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(_pairs, "RESULTS", tmp_path)
     monkeypatch.setattr(annotators, "ALLOWED", 1000.0)
-    return tmp_path / "annotators.json"
+    return tmp_path / "trial-annotators.json"  # two pairs are a trial
 
 
 def test_every_run_adds_to_the_results_with_its_machine(results):
