@@ -20,7 +20,7 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        return f"{self.value:{spec}} ({self.low:{spec}}-{self.high:{spec}})"
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers for JSON."""

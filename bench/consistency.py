@@ -123,7 +123,7 @@ class Measurement:
         bootstrap = Bootstrap(self.seeds, self.scenes)
         ceiling, before = experiment.ceiling(), None
         rows: dict[str, Any] = {"scenes": self.scenes, "seeds": self.seeds}
-        print(f"  {'':<18}{'IoU':<24}{'F1':<24}{'colours':<20}{'s':>6}")
+        print(f"  {'':<18}{'IoU':<27}{'F1':<27}{'colours':<22}{'s':>6}")
         for way in ways:
             outcome = experiment.outcome(way, self.seeds)
             rows[way.name] = _row(way.name, bootstrap, outcome)
@@ -154,7 +154,7 @@ def _row(name: str, bootstrap: Bootstrap, outcome: Outcome) -> dict[str, Any]:
     }
     iou, f1, colours = figures.values()
     print(
-        f"  {name:<18}{f'{iou:.4f}':<24}{f'{f1:.4f}':<24}{f'{colours:.2f}':<20}"
+        f"  {name:<18}{f'{iou:.4f}':<27}{f'{f1:.4f}':<27}{f'{colours:.2f}':<22}"
         f"{outcome.seconds:>6.0f}",
         flush=True,
     )

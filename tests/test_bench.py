@@ -120,7 +120,7 @@ def test_the_summary_names_what_is_beyond_its_target():
     )
     assert missed == ["neutral_512", "overhead_fast_512"]
     assert any("1.000 to 1.100" in line for line in lines)
-    priced = next(line for line in lines if "F1 0.4% (0.3%-0.5%), IoU -2.0%" in line)
+    priced = next(line for line in lines if "F1 0.4% (0.3% to 0.5%), IoU -2.0%" in line)
     assert priced.startswith("overhead_fast")
 
 
