@@ -7,7 +7,6 @@ activations are recomputed.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -34,7 +33,8 @@ SMALL = replace(MEDIUM, model_channels=32)
 
 def measured(config: NetworkConfig, side: int, rows: int, planned_rows: int, less: bool):
     """(planned, measured) bytes of two steps with latents of that side."""
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, a parent's before it even
+    before = resident("VmRSS")
     unet = UNet(config).requires_grad_(False)
     controlnet = ControlNet.from_unet(unet)
 
@@ -54,8 +54,14 @@ def measured(config: NetworkConfig, side: int, rows: int, planned_rows: int, les
         scale = rows / planned_rows
         planned = plan(trainer, loss_of(planned_rows), rows, others=[unet], scale=scale)
         trainer.run(loss_of(rows))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return planned.memory, peak - before
+    return planned.memory, resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """Bytes of this process that are in memory (VmRSS), or were at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith(name)]
+    return int(value) * 1024
 
 
 def main(rows: int, planned_rows: int, less: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import signal
 import sys
 import threading
@@ -184,7 +183,7 @@ def test_ctrl_c_lets_the_step_come_to_its_end():
     def loss(generator):
         value = module.loss(generator)
         if trainer.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return value
 
     with pytest.raises(KeyboardInterrupt):
@@ -202,7 +201,7 @@ def test_ctrl_c_pressed_again_stops_at_once():
     def loss(generator):
         value = module.loss(generator)
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return value
 
     with pytest.raises(KeyboardInterrupt):
