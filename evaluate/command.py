@@ -15,9 +15,10 @@ from ..annotators import hub
 from ..annotators.kinds import KINDS
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Legend
+from ..pictures.files import read_condition
 from .extras import clip_score, fid
 from .page import NAMES, Case, Evaluation, table, write_csv, write_html
-from .pairs import Pair, find_pairs, read_batch, read_condition
+from .pairs import Pair, find_pairs, read_batch
 from .paper import PUBLISHED
 from .records import Record, Records, Shard
 from .scoring import CheckScoring, PaperScoring, Scoring

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .pairs import SUFFIXES, Pair, read_picture
+from ..pictures.files import SUFFIXES, read_picture
+from .pairs import Pair
 
 log = logging.getLogger(__name__)
 

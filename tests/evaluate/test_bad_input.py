@@ -10,7 +10,7 @@ import torch
 from controlnet_pp.annotators.canny import canny_cnpp
 from controlnet_pp.evaluate.command import main
 from controlnet_pp.evaluate.extras import read_prompts
-from controlnet_pp.evaluate.pairs import read_condition, read_picture
+from controlnet_pp.pictures.files import read_condition, read_picture
 from PIL import Image
 
 EXIF_ORIENTATION = 0x0112

@@ -18,8 +18,9 @@ from controlnet_pp.annotators.scribble import scribble_xdog
 from controlnet_pp.cnpp_core.consistency.agreement.lines import EdgeMeasure
 from controlnet_pp.cnpp_core.consistency.check import check_consistency
 from controlnet_pp.evaluate.command import main
-from controlnet_pp.evaluate.pairs import find_pairs, read_condition
+from controlnet_pp.evaluate.pairs import find_pairs
 from controlnet_pp.evaluate.records import Shard
+from controlnet_pp.pictures.files import read_condition
 from PIL import Image
 from sklearn.metrics import f1_score
 from torch.nn.functional import interpolate
