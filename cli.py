@@ -23,6 +23,7 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
   demo [--help]          the whole cycle on the built-in demo model: picture, condition,
                          sampling with and without control, consistency
   demo train [--help]    train the weights of the demo model again, from its seed
+  demo circles [--help]  write a small set to train a ControlNet with: circles, outlines, prompts
   evaluate KIND PICTURES CONDITIONS
                          how well a folder of pictures follows a folder of conditions:
                          table, CSV file, page with the worst cases (--help for options)
@@ -72,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demo(argv: Sequence[str]) -> int | None:
-    """The demonstration, or with `train` in front the training of its weights."""
-    if argv[:1] == ["train"]:
-        return part("demo.train").main(argv[1:])
+    """The demonstration; `train` in front trains its weights, `circles` writes a data set."""
+    if argv[:1] in (["train"], ["circles"]):
+        return part(f"demo.{argv[0]}").main(argv[1:])
     return part("demo.command").main(argv)
 
 

@@ -28,7 +28,8 @@ ARROWS: dict[str, set[str]] = {
     # as safely as the core does.
     "annotators.weights": {"annotators", f"{CORE}.checkpoint.read", f"{CORE}.checkpoint.words"},
     "pictures": {CORE},
-    "demo": {"annotators", CORE, "pictures"},
+    "dataset": {"annotators", CORE, "pictures"},
+    "demo": {"annotators", CORE, "dataset", "pictures"},
     "evaluate": {"annotators", CORE, "pictures"},
     "bench": {"annotators", CORE, "demo"},
     "tools": {"annotators", CORE, "nodes", "tests.comfy_host"},

@@ -1,0 +1,1 @@
+"""Records to train with, from files: fill50k's layout, folders of pictures, tar shards."""
