@@ -54,7 +54,7 @@ WAYS = (
     TOGETHER,
 )
 CEILING = "autoencoder alone"
-SHARES = (10, 30, 100)  # of the training that poorer segmenters get
+SHARES = (2, 4, 10)  # of the training that poorer segmenters get
 
 
 class Measurement:
