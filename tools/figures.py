@@ -13,7 +13,6 @@ RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
 
 Row = Mapping[str, Any]
 
-STEERING = ("edges", "masks", "more")  # tables of `bench consistency`
 WAYS = {
     "no control": "no control",
     "ControlNet": "ControlNet",
@@ -44,24 +43,32 @@ def figures(results: Path = RESULTS) -> dict[str, str]:
         json.loads((results / name).read_text(encoding="utf-8"))
         for name in ("consistency.json", "control.json")
     )
-    tables = {f"steering {part}": steering(found[part], found["times"]) for part in STEERING}
-    return {**tables, "control costs": costs(control)}
+    return {
+        "steering edges": steering(found["edges"], found["times"]),
+        "steering masks": steering(found["masks"]),
+        "steering more": steering(found["more"]),
+        "control costs": costs(control),
+    }
 
 
-def steering(rows: Row, times: Row) -> str:
-    """A row for each way of drawing that was measured."""
-    head = ("", "foreground IoU", "canny F1", "error removed", "time", "colour error")
+def steering(rows: Row, times: Row | None = None) -> str:
+    """A row for each way of drawing that was measured; with a column of times, if these are too."""
+    head = ["", "foreground IoU", "canny F1", "error removed", "colour error"]
+    if times is not None:
+        head.append("time")
     lines = []
     for key, title in WAYS.items():
         if row := rows.get(key):
-            cells = (
+            cells = [
+                title,
                 with_interval(row["foreground_iou"], "{:.3f}".format),
                 with_interval(row["canny_f1"], "{:.3f}".format),
                 with_interval(row["error_removed"], _percent) if "error_removed" in row else "",
-                with_middle_half(times[key]) if key in times else "",
                 f"{row['colour_error']['value']:.1f}",
-            )
-            lines.append((title, *cells))
+            ]
+            if times is not None:
+                cells.append(with_middle_half(times[key]) if key in times else "")
+            lines.append(cells)
     return table(head, lines)
 
 

@@ -1,7 +1,8 @@
 """`nox -s texts`: the schemas of the nodes are the one source of words; the rest is written here.
 
 From the schemas come locales/en and the pins that saved workflows rely on; from locales/en the
-tables of README and help pages, and the headings of the pages. The Chinese is written by people:
+tables of README and help pages, and the headings of the pages. The README's tables of figures come
+from bench/results. The Chinese is written by people:
 only its headings follow its nodeDefs.json, and its gaps are listed.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import chinese, marked, schemas
+from .figures import figures
 from .schemas import Pins, Texts
 from .tables import tables
 
@@ -69,7 +71,7 @@ def written(english: Texts, pins: Pins, still_right: Sequence[str] = ()) -> dict
         PINS: as_json(pins),
         MEMORY: as_json(chinese.remembered(english, zh, memory, still_right)),
     }
-    parts = tables(english, zh)
+    parts = {**tables(english, zh), **figures()}
     headings = {
         README: "",
         **{DOCS / f"{key}.md": node["display_name"] for key, node in english.items()},
