@@ -48,6 +48,12 @@ def test_a_picture_goes_where_its_aspect_is_nearest(size, bucket):
     assert bucket_of(size, bucket_sizes(512)) == bucket
 
 
+def test_what_lies_across_goes_where_it_would_go_upright():
+    buckets = bucket_sizes(512)
+    for width in range(200, 1000, 7):
+        assert bucket_of((width, 500), buckets) == bucket_of((500, width), buckets)[::-1]
+
+
 def bounds(pixels):
     """First and last row and column that are mostly white."""
     rows, columns = (pixels[0, 0] > 0.5).nonzero().unbind(1)

@@ -108,9 +108,10 @@ def test_contexts_of_different_lengths_are_repeated():
 
 
 def test_sdxl_is_told_original_size_what_was_cut_off_and_trained_size():
-    draw = drawn([record("a", 300, 200)], Counted(y=True), batch=2, resolution=128, sizes=True)
+    draw = drawn([record("a", 300, 200)], Counted(y=True), batch=2, resolution=256, sizes=True)
     batch = draw(seeded())
-    numbers = torch.tensor([200, 300, 0, 32, 128, 128])  # of 192 x 128 pixels, 128 are left
+    assert batch.hint.shape == (2, 3, 192, 320)
+    numbers = torch.tensor([200, 300, 11, 0, 192, 320])  # of 320 x 213 pixels, 192 rows are left
     expected = timestep_embedding(numbers, 256).flatten()
     assert batch.y.shape == batch.empty_y.shape == (2, 3 + 1536)
     for row in (*batch.y, *batch.empty_y):
