@@ -12,16 +12,19 @@ log = logging.getLogger(__name__)
 class Interrupt:
     """In this context Ctrl-C is noted, not raised: a step comes to its end first.
 
-    Pressed once more it interrupts at once. Only Python's main thread hears of it.
+    Pressed once more it interrupts at once. Only Python's main thread hears of it, and nobody in a
+    process that was started to ignore it, in the background.
     """
 
     def __init__(self) -> None:
         self.pressed = False
 
     def __enter__(self) -> Interrupt:
-        self.heard = threading.current_thread() is threading.main_thread()
+        self.usual = signal.getsignal(signal.SIGINT)
+        main = threading.current_thread() is threading.main_thread()
+        self.heard = main and self.usual is not signal.SIG_IGN
         if self.heard:
-            self.usual = signal.signal(signal.SIGINT, self._press)
+            signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -175,6 +175,15 @@ def test_an_error_leaves_the_training_where_it_can_go_on(where):
     assert same_weights(module, straight)
 
 
+@pytest.fixture
+def in_the_foreground():
+    """Ctrl-C as a shell in front of it has it; one in the background may ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("in_the_foreground")
 def test_ctrl_c_lets_the_step_come_to_its_end():
     module, straight = Regression(), Regression()
     Trainer(straight, SHORT).run(straight.loss)
@@ -194,6 +203,7 @@ def test_ctrl_c_lets_the_step_come_to_its_end():
     assert same_weights(module, straight)
 
 
+@pytest.mark.usefixtures("in_the_foreground")
 def test_ctrl_c_pressed_again_stops_at_once():
     module = Regression()
     trainer = Trainer(module, SHORT)
@@ -207,6 +217,19 @@ def test_ctrl_c_pressed_again_stops_at_once():
     with pytest.raises(KeyboardInterrupt):
         trainer.run(loss)
     assert trainer.step == 0
+
+
+def test_ctrl_c_stays_ignored_in_the_background(in_the_foreground):
+    module = Regression()
+    trainer = Trainer(module, SHORT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def loss(generator):
+        signal.raise_signal(signal.SIGINT)
+        return module.loss(generator)
+
+    trainer.run(loss)
+    assert trainer.step == SHORT.steps
 
 
 def test_a_thread_of_the_host_can_train_in_inference_mode():
