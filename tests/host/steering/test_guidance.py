@@ -226,7 +226,7 @@ def test_the_demo_picture_follows_its_edges_better(host, parts):
         negative=encode(""),
         control_net=parts[3],
         image=hint,
-        strength=0.8,
+        strength=0.3,
         start_percent=0.0,
         end_percent=1.0,
     )
