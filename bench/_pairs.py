@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -122,15 +122,16 @@ def save(name: str, results: Mapping[str, Any], *, trial: bool = False) -> Path:
     return file
 
 
-def merge(name: str, results: Mapping[str, Any], *, trial: bool = False) -> Path:
-    """Like `save`, but earlier results stay; of a result that is a mapping, its earlier entries."""
+def merge(
+    name: str, results: Mapping[str, Any], *, trial: bool = False, inside: Collection[str] = ()
+) -> Path:
+    """Like `save`, but other results of earlier runs stay; ``inside`` these, other entries too."""
     file = results_file(name, trial)
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for key in ("machine", "date"):
         earlier.pop(key, None)
     for key, value in results.items():
-        both = isinstance(value, Mapping) and isinstance(earlier.get(key), Mapping)
-        earlier[key] = {**earlier[key], **value} if both else value
+        earlier[key] = {**earlier.get(key, {}), **value} if key in inside else value
     return save(name, earlier, trial=trial)
 
 

@@ -166,7 +166,7 @@ def main(argv: Sequence[str] = ()) -> int:
                 slow.append(title)
     if results:
         figures = {"allowed": ALLOWED, "results": results}
-        print(f"  {merge('annotators', figures, trial=options.trial)}")
+        print(f"  {merge('annotators', figures, trial=options.trial, inside=('results',))}")
     for reason in left_out:
         print(f"LEFT OUT, not measured: {reason}")
     if slow:

@@ -25,7 +25,8 @@ from ..cnpp_core.control.rows import CONTROL_MODES
 from ..cnpp_core.control.shape import ControlShape
 from ..demo.model import WEIGHTS, load_part
 from ..demo.segmenter import Segmenter
-from ..demo.train import SCENES, train_segmenter
+from ..demo.stage import SCENES
+from ..demo.train import train_segmenter
 from ..demo.world import EVIDENCE_SEED, TUNING_SEED
 from ._intervals import Bootstrap, Interval, interval
 from ._pairs import Spread, interleaved, merge, parsed

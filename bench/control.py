@@ -256,7 +256,7 @@ class Measurement:
         return Setup(self.bench, size, self.pairs)
 
     def write(self, results: Mapping[str, Any]) -> Path:
-        return merge(NAME, results, trial=self.options.trial)
+        return merge(NAME, results, trial=self.options.trial, inside=("spread", "memory"))
 
     def _section(self, suffix: str, measure: Callable[[], dict[str, Figure]]) -> None:
         began = perf_counter()

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..cnpp_core.consistency.steering.guidance import GuidanceSettings
 from ..cnpp_core.control.scales import ScalePreset
 from ..cnpp_core.control.shape import ControlShape
+from ..pictures import files
 from ..pictures.canvas import Canvas, to_8_bit
 from ..pictures.comparison_sheet import ComparisonSheet, SheetRow
 from ..pictures.contact_sheet import Cell
@@ -233,19 +234,12 @@ def draw_sheet(judge: Judge, outcomes: Sequence[Outcome], report: dict, own: boo
 
 def read_picture(path: Path) -> Tensor:
     """A picture file, cropped to a square in the centre: (1, 3, SIZE, SIZE) in 0..1."""
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be read: {error}") from error
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips
-        levels = (np.asarray(picture) / 257).round().clip(0, 255)
-        picture = Image.fromarray(levels.astype(np.uint8))
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.convert("RGB").crop((left, top, left + side, top + side))
-    pixels = np.array(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 255
+    picture = files.read_picture(path)
+    side = min(picture.shape[-2:])
+    top, left = ((length - side) // 2 for length in picture.shape[-2:])
+    square = to_8_bit(picture[0, :, top : top + side, left : left + side]).movedim(0, -1)
+    resized = Image.fromarray(square.numpy()).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).movedim(-1, 0)[None].float() / 255
 
 
 def _means(judged: Judgement, count: int) -> dict[str, float]:

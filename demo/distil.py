@@ -16,11 +16,9 @@ from ..cnpp_core.training.denoiser import Denoiser
 from ..cnpp_core.training.distil import ConsistencyDistillation
 from ..cnpp_core.training.lora import add_lora, apply_lora, lora_state_dict
 from ..cnpp_core.training.trainer import TrainSettings
-from .autoencoder import Autoencoder
 from .conditions import condition_of
 from .model import CONFIG, WEIGHTS, DemoModel, load_part, save_part
-from .text import TextEncoder, tokenize
-from .train import SCENES, _encode, _scenes, _shortened, _train
+from .stage import SCENES, draw_scenes, embed, encode, train
 
 PART = "lora_lcm"
 LCM = TrainSettings(steps=600, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.99)
@@ -35,12 +33,9 @@ def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     The target is the student itself, as in LCM-LoRA; what is saved is averaged. A step takes 1.3 s
     of one core, so all of them about 13 minutes.
     """
-    pictures = _scenes(scenes)
-    latents = _encode(load_part("autoencoder", Autoencoder(), out), pictures.images)
-    text_encoder = load_part("text_encoder", TextEncoder(), out)
-    with torch.no_grad():
-        contexts = text_encoder(torch.tensor([tokenize(text) for text in pictures.captions]))
-        empty = text_encoder(torch.tensor([tokenize("")]))
+    pictures = draw_scenes(scenes)
+    latents = encode(pictures.images, out)
+    contexts, empty = embed(pictures.captions, out)
     teacher, student = (load_part("unet", UNet(CONFIG), out) for _ in range(2))
     torch.manual_seed(LCM.seed)
     add_lora(student, RANK)
@@ -59,7 +54,7 @@ def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
 
     controlnet = load_part("controlnet_canny", ControlNet(CONFIG), out)
     controlled, free = distillation(controlnet), distillation(None)
-    averaged = _train(student, _shortened(LCM, speed_up), lambda g: controlled(g) + free(g))
+    averaged = train(student, LCM, lambda g: controlled(g) + free(g), speed_up)
     save_part(PART, lora_state_dict(averaged), out)
 
 

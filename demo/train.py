@@ -6,9 +6,8 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +20,20 @@ from ..cnpp_core.training.batch import TrainingBatch, drop_text, noised
 from ..cnpp_core.training.denoiser import Denoiser
 from ..cnpp_core.training.initialise import zero_last_layers
 from ..cnpp_core.training.losses import DiffusionLoss, Recipe, layout_weights
-from ..cnpp_core.training.trainer import Objective, Trainer, TrainSettings
+from ..cnpp_core.training.trainer import TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
 from .conditions import condition_of
 from .model import CONFIG, WEIGHTS, load_part, save_part
 from .segmenter import Segmenter
+from .stage import SCENES, draw_scenes, embed, encode, to_model, train
 from .text import TextEncoder, tokenize
-from .world import TRAIN_SEED, load_batch
 
 log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
-SCENES = 8000
 TEXT_DROPOUT = 0.1
 LATENT_NOISE = 0.03  # of the latents' deviation
-CHUNK = 100
 # bfloat16 halves the autoencoder's time on processors that have it; the UNet gains nothing.
 AUTOENCODER = TrainSettings(
     steps=9000, learning_rate=2e-3, weight_decay=1e-4, autocast=torch.bfloat16
@@ -49,15 +46,6 @@ CONTROLNET = TrainSettings(steps=2500, learning_rate=5e-4, ema_decay=0.995)
 SEGMENTER = TrainSettings(steps=900, learning_rate=2e-3, ema_decay=0.995)
 MOST_BLUR = 0.7  # of the latents' deviation
 NOISE_OFFSET = 0.25  # four times what 16 x 16 independent values leave of their mean
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """Training pictures (N, 3, S, S) uint8, masks (N, 1, S, S) of their shapes, captions."""
-
-    images: Tensor
-    masks: Tensor
-    captions: list[str]
 
 
 def main(argv: Sequence[str] = ()) -> int:
@@ -92,7 +80,7 @@ def train_autoencoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> Non
     A sampler never hits a latent exactly, so the decoder must not hang on its last digits; the
     weak pull towards zero keeps the encoder from outgrowing the noise.
     """
-    images = _scenes(scenes).images
+    images = draw_scenes(scenes).images
     torch.manual_seed(AUTOENCODER.seed)
     autoencoder = _channels_last(Autoencoder())
 
@@ -103,14 +91,14 @@ def train_autoencoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> Non
         compact = latent.float().square().mean()
         return reconstruction_loss(autoencoder.decoder(latent + noise), batch) + 1e-4 * compact
 
-    averaged = _train(autoencoder, _shortened(AUTOENCODER, speed_up), through_noise)
-    averaged.normalise(_to_model(images[:500]))
+    averaged = train(autoencoder, AUTOENCODER, through_noise, speed_up)
+    averaged.normalise(to_model(images[:500]))
     save_part("autoencoder", averaged.state_dict(), out)
 
 
 def train_decoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     """Stage 2: the latents stay as they are, and the decoder learns to read them exactly."""
-    images = _scenes(scenes).images
+    images = draw_scenes(scenes).images
     autoencoder = _channels_last(load_part("autoencoder", Autoencoder(), out))
     autoencoder.decoder.requires_grad_(True)
 
@@ -118,7 +106,7 @@ def train_decoder(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
         batch = _turned(images, 8, generator)
         return reconstruction_loss(autoencoder.decoder(autoencoder.encoder(batch)), batch)
 
-    polished = _train(autoencoder, _shortened(DECODER, speed_up), exact)
+    polished = train(autoencoder, DECODER, exact, speed_up)
     save_part("autoencoder", polished.state_dict(), out)
 
 
@@ -127,22 +115,21 @@ def train_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     torch.manual_seed(UNET.seed)
     unet, text_encoder = UNet(CONFIG), TextEncoder()
     zero_last_layers(unet)
-    _train_denoiser(unet, text_encoder, _shortened(UNET, speed_up), 0.0, out, scenes)
+    _train_denoiser(unet, text_encoder, UNET, 0.0, out, scenes, speed_up)
 
 
 def refine_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     """Stage 4: both go on from where they are, at a lower rate."""
-    _train_denoiser(*_load_denoiser(out), _shortened(REFINE, speed_up), 0.0, out, scenes)
+    _train_denoiser(*_load_denoiser(out), REFINE, 0.0, out, scenes, speed_up)
 
 
 def recolour_unet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     """Stage 5: once more with offset noise, to take the colours from the prompt.
 
-    Weights that count the noisiest steps up to 25 times, from the first of 3,000 steps and with an
-    offset of 0.1, did no better: all colours right in 42 of 48 pictures, after these stages in 45.
+    In a trial, weights that count the noisiest steps up to 25 times, from the first of 3,000 steps
+    and with an offset of 0.1, did no better.
     """
-    settings = _shortened(RECOLOUR, speed_up)
-    _train_denoiser(*_load_denoiser(out), settings, NOISE_OFFSET, out, scenes)
+    _train_denoiser(*_load_denoiser(out), RECOLOUR, NOISE_OFFSET, out, scenes, speed_up)
 
 
 def train_canny_controlnet(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
@@ -161,7 +148,7 @@ def train_segmenter(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     Half of the batches are decoded from latents with noise, as the x0 of a sampling step has it:
     in the middle of a sampling shapes are dents and smears.
     """
-    batch = _scenes(scenes)
+    batch = draw_scenes(scenes)
     autoencoder = load_part("autoencoder", Autoencoder(), out)
     torch.manual_seed(SEGMENTER.seed)
     segmenter = Segmenter()
@@ -179,13 +166,13 @@ def train_segmenter(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
         turns, smear, *chosen = torch.randint(
             len(batch.images), (18,), generator=generator
         ).tolist()
-        images = torch.rot90(_to_model(batch.images[chosen]), turns % 4, (2, 3))
+        images = torch.rot90(to_model(batch.images[chosen]), turns % 4, (2, 3))
         masks = torch.rot90(batch.masks[chosen], turns % 4, (2, 3))
         if smear % 2:
             images = smeared(images, generator)
         return F.cross_entropy(segmenter.logits(images / 2 + 0.5), masks[:, 0].long())
 
-    averaged = _train(segmenter, _shortened(SEGMENTER, speed_up), loss)
+    averaged = train(segmenter, SEGMENTER, loss, speed_up)
     save_part("segmenter", averaged.state_dict(), out)
 
 
@@ -214,9 +201,10 @@ def _train_denoiser(
     noise_offset: float,
     out: Path,
     scenes: int,
+    speed_up: int,
 ) -> None:
-    batch = _scenes(scenes)
-    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    batch = draw_scenes(scenes)
+    latents = encode(batch.images, out)
     tokens = torch.tensor([tokenize(caption) for caption in batch.captions])
     empty = torch.tensor([tokenize("")])
 
@@ -230,7 +218,7 @@ def _train_denoiser(
     schedule = NoiseSchedule.scaled_linear()
     states = noised(draw, schedule, noise_offset)
     recipe = Recipe(Denoiser(unet, schedule), states, {"diffusion": (1.0, DiffusionLoss())})
-    for name, network in _train(both, settings, recipe).items():
+    for name, network in train(both, settings, recipe, speed_up).items():
         save_part(name, network.state_dict(), out)
 
 
@@ -238,16 +226,13 @@ def _train_controlnet(condition: str, out: Path, scenes: int, speed_up: int) -> 
     """Train from the UNet's encoder; UNet and text stay as they are.
 
     Without offset in the noise: with it a ControlNet had learnt nothing after 800 steps. And with
-    weights for the noisiest timesteps: after 700 steps IoU is 0.875, and 0.173 without them, as if
-    there were no control.
+    weights for the noisiest timesteps: without them one had learnt nothing after 700 steps, where
+    with them it followed its edges already.
     """
-    batch = _scenes(scenes)
-    latents = _encode(load_part("autoencoder", Autoencoder(), out), batch.images)
+    batch = draw_scenes(scenes)
+    latents = encode(batch.images, out)
     unet = load_part("unet", UNet(CONFIG), out).requires_grad_(False)
-    text_encoder = load_part("text_encoder", TextEncoder(), out)
-    with torch.no_grad():
-        contexts = text_encoder(torch.tensor([tokenize(caption) for caption in batch.captions]))
-        empty = text_encoder(torch.tensor([tokenize("")]))
+    contexts, empty = embed(batch.captions, out)
     schedule = NoiseSchedule.scaled_linear()
     torch.manual_seed(CONTROLNET.seed)
     controlnet = ControlNet.from_unet(unet)
@@ -261,34 +246,8 @@ def _train_controlnet(condition: str, out: Path, scenes: int, speed_up: int) -> 
 
     denoiser, loss = Denoiser(unet, schedule, controlnet), DiffusionLoss(layout_weights(schedule))
     recipe = Recipe(denoiser, noised(draw, schedule), {"diffusion": (1.0, loss)})
-    averaged = _train(controlnet, _shortened(CONTROLNET, speed_up), recipe)
+    averaged = train(controlnet, CONTROLNET, recipe, speed_up)
     save_part(f"controlnet_{condition}", averaged.state_dict(), out)
-
-
-def _train(module: Module, settings: TrainSettings, objective: Objective) -> Module:
-    trainer, began = Trainer(module, settings), time.perf_counter()
-    recent: list[float] = []
-
-    def on_step(step: int, value: float) -> None:
-        recent.append(value)
-        if step % CHUNK == 0:
-            mean, minutes = sum(recent) / len(recent), (time.perf_counter() - began) / 60
-            log.info("step %d of %d, loss %.4f, %.1f min", step, settings.steps, mean, minutes)
-            recent.clear()
-
-    trainer.run(objective, on_step)
-    return cast(Module, trainer.averaged)
-
-
-@torch.no_grad()
-def _encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Latents as the diffusion model takes them."""
-    parts = [autoencoder.encode(_to_model(part)) for part in images.split(CHUNK)]
-    return torch.cat(parts) * LATENT_SCALE
-
-
-def _to_model(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
 
 
 def _channels_last(module: Module) -> Module:
@@ -301,21 +260,6 @@ def _turned(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     turns, mirrored, *chosen = torch.randint(
         len(images), (count + 2,), generator=generator
     ).tolist()
-    batch = torch.rot90(_to_model(images[chosen]), turns % 4, (2, 3))
+    batch = torch.rot90(to_model(images[chosen]), turns % 4, (2, 3))
     batch = batch.flip(3) if mirrored % 2 else batch
     return batch.contiguous(memory_format=torch.channels_last)
-
-
-def _shortened(settings: TrainSettings, speed_up: int) -> TrainSettings:
-    return replace(settings, steps=max(settings.steps // speed_up, 1))
-
-
-def _scenes(count: int) -> Scenes:
-    log.info("drawing %d scenes", count)
-    images, masks, captions = [], [], []
-    for start in range(0, count, CHUNK):
-        part = load_batch(TRAIN_SEED, range(start, min(start + CHUNK, count)))
-        images.append((part.images * 255).round().byte())
-        masks.append(part.masks)
-        captions += part.captions
-    return Scenes(torch.cat(images), torch.cat(masks), captions)

@@ -62,11 +62,14 @@ def test_a_spread_is_the_median_and_the_middle_half():
 
 
 def test_results_of_earlier_runs_stay_until_measured_anew(results):
-    merge("some", {"a_256": 1.0, "b_256": 2.0, "spread": {"a_256": {"pairs": 7}}})
-    file = merge("some", {"a_256": 3.0, "spread": {"c_512": {"pairs": 9}}})
+    first = {"spread": {"a_256": {"pairs": 7}}, "table": {"old way": 1}}
+    merge("some", {"a_256": 1.0, "b_256": 2.0, **first}, inside=["spread"])
+    then = {"spread": {"c_512": {"pairs": 9}}, "table": {"new way": 2}}
+    file = merge("some", {"a_256": 3.0, **then}, inside=["spread"])
     read = json.loads(file.read_text())
     assert (read["a_256"], read["b_256"]) == (3.0, 2.0)
     assert read["spread"] == {"a_256": {"pairs": 7}, "c_512": {"pairs": 9}}
+    assert read["table"] == {"new way": 2}
     assert {"machine", "date"} <= set(read)
 
 

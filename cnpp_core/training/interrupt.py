@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 class Interrupt:
     """In this context Ctrl-C is noted, not raised: a step comes to its end first.
 
-    Pressed once more it interrupts at once. Only Python's main thread hears of it, and nobody in a
-    process that was started to ignore it, in the background.
+    Pressed once more it interrupts at once. Only Python's main thread hears of it; nobody does in a
+    process that ignores it, as one in the background, or that handles it outside Python.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         self.usual = signal.getsignal(signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
-        self.heard = main and self.usual is not signal.SIG_IGN
+        self.heard = main and self.usual not in (signal.SIG_IGN, None)
         if self.heard:
             signal.signal(signal.SIGINT, self._press)
         return self

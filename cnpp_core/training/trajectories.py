@@ -49,7 +49,9 @@ class Trajectories:
 
     sampler: gives the denoiser to sample with, asked each time, so that it may be one of a
     trainer's averaged weights. What is kept of a trajectory is its latents; its batch, with hints
-    and prompts, is drawn again from its seed when it is used. Deterministic by the generator.
+    and prompts, is drawn again from its seed when it is used. Deterministic by the generator; but a
+    trainer's checkpoint does not hold the pool, so a resumed training samples it anew unless its
+    caller keeps `state_dict`.
     """
 
     def __init__(

@@ -152,7 +152,7 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
     broken = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
     for content in (b"", b"no picture", b"\x89PNG\r\n\x1a\n" + broken):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"notes\.txt is no picture"):
+        with pytest.raises(ValueError, match=r"notes\.txt can't be read as a picture"):
             run.read_picture(file)
 
 

@@ -13,17 +13,6 @@ PROMPT = "red circle on a blue ground"
 PICTURE_TOLERANCE = 1e-3
 
 
-@pytest.fixture(scope="module")
-def parts(host):
-    """MODEL, CLIP, VAE, CONTROL_NET, picture, caption."""
-    return host.call("CNPP_DemoModel", example=3)
-
-
-@pytest.fixture(scope="module")
-def demo(host):
-    return host.pack("demo.model").load_demo()
-
-
 def encode(host, parts, text):
     return host.call("CLIPTextEncode", clip=parts[1], text=text)[0]
 

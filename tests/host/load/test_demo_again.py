@@ -6,12 +6,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def parts(host):
-    """MODEL, CLIP, VAE, CONTROL_NET, picture, caption."""
-    return host.call("CNPP_DemoModel", example=3)
-
-
 def weights_of(model):
     return model.model.diffusion_model.state_dict()
 

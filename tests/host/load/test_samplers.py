@@ -13,17 +13,6 @@ PICTURE_TOLERANCE = 1e-3  # as in test_demo.py: rounding, far below a step of 8 
 
 
 @pytest.fixture(scope="module")
-def parts(host):
-    """MODEL, CLIP, VAE, CONTROL_NET, picture, caption."""
-    return host.call("CNPP_DemoModel", example=3)
-
-
-@pytest.fixture(scope="module")
-def demo(host):
-    return host.pack("demo.model").load_demo()
-
-
-@pytest.fixture(scope="module")
 def lcm_model(host, parts):
     """The demo MODEL, sampled as one that was distilled."""
     import nodes  # the host's own
