@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .memory import peak_of_a_batch
+from .tracking import FILE
 from .trainer import Objective, Trainer
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def plan(
     folder, files, disk, free = None, (), 0, 0
     if trainer.checkpoints is not None:
         folder, keep = trainer.checkpoints.folder, trainer.checkpoints.keep
-        files = (f"{keep} checkpoints, one every {trainer.checkpoints.every} steps", "training.csv")
+        files = (f"{keep} checkpoints, one every {trainer.checkpoints.every} steps", FILE)
         # The next one is written before the oldest goes.
         disk = (keep + 1) * (_bytes(trainer.module) + averaged + optimizer)
         free = shutil.disk_usage(_existing(folder)).free

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+FILE = "training.csv"
+
 
 class Tracker(Protocol):
     """Takes the numbers of each step, and those of a validation, by name."""
@@ -50,6 +52,18 @@ class CsvTracker:
             writer.writeheader()
             writer.writerows(rows)
         os.replace(part, self.path)
+
+
+def read_course(folder: Path, step: int) -> dict[int, dict[str, float]]:
+    """The numbers of each step up to this one, by name; nothing without such a file."""
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if _number(row) <= step]
+    return {
+        int(row["step"]): {name: float(text) for name, text in row.items() if text} for row in rows
+    }
 
 
 def _number(row: dict[str, str]) -> float:

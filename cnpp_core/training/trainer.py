@@ -20,7 +20,7 @@ from .interrupt import Interrupt
 from .processes import OneProcess
 from .settings import TrainSettings, require_trainable
 from .state import load_tensors, random_states, restore_random, tensors_of
-from .tracking import CsvTracker, Tracker
+from .tracking import FILE, CsvTracker, Tracker
 from .watch import FAR, PATIENCE, Watch
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class Trainer:
 
         ``on_step`` may ask to stop, or raise; Ctrl-C stops with KeyboardInterrupt after the step.
         Either way all weights are those of ``step``, which is saved, and the next call goes on from
-        there. ``validate`` gets the averaged network, in evaluation mode, every so many steps.
+        there. ``validate`` gets the averaged network, in evaluation mode, before the first step,
+        every so many and after the last.
         Raises RuntimeError if the loss is no longer finite or has exploded, and is back at the last
         checkpoint then; OSError if one can't be written.
         """
@@ -92,6 +93,10 @@ class Trainer:
             Interrupt() as interrupt,
             self._training(),
         ):
+            if validate is not None and self.step == 0:
+                began = self._validated(validate)
+                for tracker in trackers:
+                    tracker.log(0, began)
             asked = pressed = False
             while self.step < self.settings.steps and not asked and not pressed:
                 values = self._one_step(objective)
@@ -278,7 +283,7 @@ class Trainer:
             return []
         folder = self.checkpoints.folder
         folder.mkdir(parents=True, exist_ok=True)
-        return [CsvTracker(folder / "training.csv", self.step), *self.processes.trackers(folder)]
+        return [CsvTracker(folder / FILE, self.step), *self.processes.trackers(folder)]
 
     def _save_if_due(self, every: int = 1, random: Mapping[str, Tensor] | None = None) -> None:
         """Write a checkpoint if so many steps were taken since, and their losses are good."""

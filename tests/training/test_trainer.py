@@ -302,7 +302,7 @@ def test_validation_gets_the_averaged_network_and_draws_no_number_of_the_trainin
         return {"score": 0.5}
 
     trainer.run(module.loss, lambda _, loss: losses.append(loss), validate, validate_every=5)
-    assert seen == [(5, True, False), (10, True, False), (12, True, False)]
+    assert seen == [(step, True, False) for step in (0, 5, 10, 12)]
     assert losses == whole
 
 
@@ -315,7 +315,7 @@ def test_a_network_that_is_its_own_average_goes_on_training_after_validation():
         return module.loss(generator)
 
     trainer.run(loss, validate=lambda *_: modes.append(module.training) or {}, validate_every=6)
-    assert modes == [True] * 6 + [False] + [True] * 6 + [False]
+    assert modes == [False] + ([True] * 6 + [False]) * 2
 
 
 def test_parameters_without_a_gradient_are_passed_over():
