@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,13 @@ import torch
 from torch import Tensor
 
 from ...control.hints import SMOOTH
-from ...network.blocks import timestep_embedding
 from ..batch import TrainingBatch
 from .buckets import Size, bucket_of, bucket_sizes, cut_off, placed
 from .cache import Cache
+from .embeddings import joined, size_embedding
 from .records import Problems, Read, Record
 
 log = logging.getLogger(__name__)
-
-SIZE_EMBEDDING_DIM = 256
 
 # Pictures (B, 3, H, W) in 0..1 to latents (B, C, H/8, W/8) as the UNet takes them, no random ones.
 EncodeImage = Callable[[Tensor], Tensor]
@@ -205,7 +202,7 @@ class RecordDraw:
         hint = row.seen
         if row.view.record.condition is None and self.annotate is not None:
             hint = self.annotate(row.seen, generator)
-        return hint.expand(-1, 3, -1, -1)
+        return hint.expand(-1, 3, -1, -1) if hint.shape[1] == 1 else hint
 
     def _text(self, caption: str) -> dict[str, Tensor]:
         key = {"kind": "text", "encoder": self.encoders.text_name, "caption": caption}
@@ -217,17 +214,10 @@ class RecordDraw:
         return self.cache.get(key, make)
 
     def _encoded(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """context (N, L, context_dim) and y (N, adm); longer captions take more tokens.
-
-        Shorter ones are repeated: to attention, tokens that all come twice are the same tokens.
-        """
+        """context (N, L, context_dim) and y (N, adm)."""
         texts = [self._text(caption) for caption in captions]
-        length = math.lcm(*(text["context"].shape[1] for text in texts))
-        contexts = [
-            text["context"].repeat(1, length // text["context"].shape[1], 1) for text in texts
-        ]
         ys = [text["y"] for text in texts if "y" in text]
-        return torch.cat(contexts), torch.cat(ys) if ys else None
+        return joined([text["context"] for text in texts]), torch.cat(ys) if ys else None
 
     def _leave_out(self, record: Record, error: Exception) -> None:
         self._bad.add(record)
@@ -299,7 +289,8 @@ class _Row:
 
 
 def _size_embedding(view: _View) -> Tensor:
-    """(1536,): original size, what was cut off and trained size, height before width."""
+    """(1536,), see `embeddings.size_embedding`."""
     width, height = view.record.size
-    numbers = (height, width, *cut_off(view.record.size, view.bucket), *reversed(view.bucket))
-    return timestep_embedding(torch.tensor(numbers), SIZE_EMBEDDING_DIM).flatten()
+    return size_embedding(
+        height, width, *cut_off(view.record.size, view.bucket), *reversed(view.bucket)
+    )

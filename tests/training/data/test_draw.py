@@ -272,3 +272,9 @@ def test_an_encoder_that_fails_is_no_bad_record():
 def test_a_setting_out_of_its_range_is_named(wrong):
     with pytest.raises(ValueError, match=f"The setting {next(iter(wrong))} is"):
         DataSettings(**wrong)
+
+
+def test_conditions_of_other_channels_than_a_picture_s_stay_as_they_are():
+    four = torch.rand(1, 4, 128, 128)
+    batch = drawn([record("a", condition=lambda: four)])(seeded())
+    assert torch.equal(batch.hint, four.repeat(2, 1, 1, 1))
