@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from ..cnpp_core.diffusion.schedule import NoiseSchedule
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
-from ..cnpp_core.training.batch import TrainingBatch
 from ..cnpp_core.training.denoiser import Denoiser
 from ..cnpp_core.training.distil import ConsistencyDistillation
 from ..cnpp_core.training.lora import add_lora, apply_lora, lora_state_dict
 from ..cnpp_core.training.trainer import TrainSettings
-from .conditions import condition_of
 from .model import CONFIG, WEIGHTS, DemoModel, load_part, save_part
-from .stage import SCENES, draw_scenes, embed, encode, train
+from .pairs import Pairs
+from .stage import SCENES, train
 
 PART = "lora_lcm"
 LCM = TrainSettings(steps=600, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.99)
@@ -33,18 +32,10 @@ def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     The target is the student itself, as in LCM-LoRA; what is saved is averaged. A step takes 1.3 s
     of one core, so all of them about 13 minutes.
     """
-    pictures = draw_scenes(scenes)
-    latents = encode(pictures.images, out)
-    contexts, empty = embed(pictures.captions, out)
+    draw = Pairs.of("canny", out, scenes).draw(BATCH, dropout=0)
     teacher, student = (load_part("unet", UNet(CONFIG), out) for _ in range(2))
     torch.manual_seed(LCM.seed)
     add_lora(student, RANK)
-
-    def draw(generator: torch.Generator) -> TrainingBatch:
-        chosen = torch.randint(len(latents), (BATCH,), generator=generator)
-        images = pictures.images[chosen].float() / 255
-        hint = condition_of("canny", images, pictures.masks[chosen])
-        return TrainingBatch(latents[chosen], contexts[chosen], hint, empty=empty)
 
     def distillation(controlnet: ControlNet | None) -> ConsistencyDistillation:
         learning, taught = (

@@ -22,17 +22,16 @@ from ..cnpp_core.training.initialise import zero_last_layers
 from ..cnpp_core.training.losses import DiffusionLoss, Recipe, layout_weights
 from ..cnpp_core.training.trainer import TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
-from .conditions import condition_of
 from .model import CONFIG, WEIGHTS, load_part, save_part
+from .pairs import TEXT_DROPOUT, Pairs
 from .segmenter import Segmenter
-from .stage import SCENES, draw_scenes, embed, encode, to_model, train
+from .stage import SCENES, draw_scenes, encode, to_model, train
 from .text import TextEncoder, tokenize
 
 log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
-TEXT_DROPOUT = 0.1
 LATENT_NOISE = 0.03  # of the latents' deviation
 # bfloat16 halves the autoencoder's time on processors that have it; the UNet gains nothing.
 AUTOENCODER = TrainSettings(
@@ -229,23 +228,13 @@ def _train_controlnet(condition: str, out: Path, scenes: int, speed_up: int) -> 
     weights for the noisiest timesteps: without them one had learnt nothing after 700 steps, where
     with them it followed its edges already.
     """
-    batch = draw_scenes(scenes)
-    latents = encode(batch.images, out)
+    pairs = Pairs.of(condition, out, scenes)
     unet = load_part("unet", UNet(CONFIG), out).requires_grad_(False)
-    contexts, empty = embed(batch.captions, out)
     schedule = NoiseSchedule.scaled_linear()
     torch.manual_seed(CONTROLNET.seed)
     controlnet = ControlNet.from_unet(unet)
-
-    def draw(generator: torch.Generator) -> TrainingBatch:
-        chosen = torch.randint(len(latents), (16,), generator=generator)
-        context = drop_text(contexts[chosen], empty, TEXT_DROPOUT, generator)
-        pictures = batch.images[chosen].float() / 255
-        hint = condition_of(condition, pictures, batch.masks[chosen])
-        return TrainingBatch(latents[chosen], context, hint)
-
     denoiser, loss = Denoiser(unet, schedule, controlnet), DiffusionLoss(layout_weights(schedule))
-    recipe = Recipe(denoiser, noised(draw, schedule), {"diffusion": (1.0, loss)})
+    recipe = Recipe(denoiser, noised(pairs.draw(16), schedule), {"diffusion": (1.0, loss)})
     averaged = train(controlnet, CONTROLNET, recipe, speed_up)
     save_part(f"controlnet_{condition}", averaged.state_dict(), out)
 
