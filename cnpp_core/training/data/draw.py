@@ -125,6 +125,30 @@ class RecordDraw:
             "" if drop else row.view.record.caption
             for row, drop in zip(rows, dropped.tolist(), strict=True)
         ]
+        return self._batch(rows, hints, captions)
+
+    def whole(self, generator: torch.Generator) -> list[TrainingBatch]:
+        """All records that can be read, once and as they are: for each bucket a batch.
+
+        The generator is for what is random about conditions.
+        """
+        batches = []
+        for records in self.buckets.values():
+            rows = []
+            for record in records:
+                view = self._view(record, False)
+                try:
+                    rows.append(_Row(view, self._latents(view), self._seen(view)))
+                except _UnreadableError as error:
+                    self._leave_out(record, error)
+            if rows:
+                hints = [self._hint(row, generator) for row in rows]
+                batches.append(self._batch(rows, hints, [r.view.record.caption for r in rows]))
+        return batches
+
+    def _batch(
+        self, rows: Sequence[_Row], hints: Sequence[Tensor], captions: Sequence[str]
+    ) -> TrainingBatch:
         context, y = self._encoded([*captions, *[""] * len(rows)])
         if y is not None and self.settings.sizes:
             sizes = torch.stack([_size_embedding(row.view) for row in rows])

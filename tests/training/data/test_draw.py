@@ -278,3 +278,25 @@ def test_conditions_of_other_channels_than_a_picture_s_stay_as_they_are():
     four = torch.rand(1, 4, 128, 128)
     batch = drawn([record("a", condition=lambda: four)])(seeded())
     assert torch.equal(batch.hint, four.repeat(2, 1, 1, 1))
+
+
+def test_the_whole_is_every_record_once_with_its_caption_and_a_batch_for_each_size():
+    records = [record("a"), record("b", 256, 128), record("c")]
+    draw = drawn(records, mirror=True, drop_text=1.0, batch=1, resolution=256)
+    batches = draw.whole(seeded())
+    captions = [batch.context[:, 0, 0].tolist() for batch in batches]
+    assert captions == [
+        [value_of(records[n].caption) for n in numbers] for numbers in ([0, 2], [1])
+    ]
+    assert [len(batch) for batch in batches] == [2, 1]
+
+
+def test_the_whole_leaves_out_what_cannot_be_read():
+    def broken():
+        raise ValueError("it is broken")
+
+    problems = Problems(skip=True)
+    draw = drawn([record("a"), record("b", picture=broken)], problems=problems)
+    (batch,) = draw.whole(seeded())
+    assert len(batch) == 1
+    assert problems.found == ["b: it is broken"]
