@@ -15,6 +15,7 @@ from torch import Tensor
 from ..diffusion.schedule import NoiseSchedule
 from .batch import States
 from .denoiser import Denoiser, Prediction, PredictionType
+from .state import below, load_state, named, state_of
 
 Term = Callable[[Prediction], Tensor]  # a scalar; lower is better
 
@@ -46,6 +47,13 @@ class Recipe:
         self.values = {name: value.detach() for name, value in values.items()}
         return torch.stack([weight * values[n] for n, (weight, _) in self.terms.items()]).sum()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What its states remember."""
+        return state_of(self.states)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        load_state(self.states, state)
+
 
 class Recipes:
     """The sum of recipes, each over states of its own; ValueError if a term's name comes twice."""
@@ -63,6 +71,15 @@ class Recipes:
     def values(self) -> dict[str, Tensor]:
         """As `Recipe.values`, of all."""
         return {name: value for one in self.recipes for name, value in one.values.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the states of all remember."""
+        states = (named(f"{i}.", one.state_dict()) for i, one in enumerate(self.recipes))
+        return {name: value for state in states for name, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for i, one in enumerate(self.recipes):
+            one.load_state_dict(below(f"{i}.", state))
 
 
 @dataclass(frozen=True, eq=False)

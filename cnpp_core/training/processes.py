@@ -6,7 +6,7 @@ tell each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +50,10 @@ class OneProcess:
     def gather(self, value: Tensor) -> Tensor:
         """The value (...) of every process, (count, ...) on the CPU."""
         return value.cpu()[None]
+
+    def gather_states(self, state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The tensors of every process on the CPU, whatever their names and shapes."""
+        return [{name: tensor.detach().cpu() for name, tensor in state.items()}]
 
     def trackers(self, folder: Path) -> list[Tracker]:
         """What else shows the course of the training, besides the CSV file."""
@@ -106,6 +110,11 @@ class Accelerated(OneProcess):
 
     def gather(self, value: Tensor) -> Tensor:
         return self.accelerator.gather(self._here(value)[None]).cpu()
+
+    def gather_states(self, state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        from accelerate.utils import gather_object
+
+        return gather_object(super().gather_states(state))
 
     def trackers(self, folder: Path) -> list[Tracker]:
         if not (find_spec("tensorboard") or find_spec("tensorboardX")):

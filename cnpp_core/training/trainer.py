@@ -6,7 +6,6 @@ What depends on device and processes is asked of `processes.py`.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -19,14 +18,15 @@ from .checkpoints import Checkpoints, differences
 from .interrupt import Interrupt
 from .processes import OneProcess
 from .settings import TrainSettings, require_trainable
-from .state import load_tensors, random_states, restore_random, tensors_of
+from .state import below, load_tensors, named, own_state, restore_own, tensors_of
 from .tracking import FILE, CsvTracker, Tracker
-from .watch import FAR, PATIENCE, Watch
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
 # The loss of one batch, a scalar; the batch is drawn with the generator, a CPU one. If it has an
-# attribute `values`, the parts of its last loss by name, these are written down as well.
+# attribute `values`, the parts of its last loss by name, these are written down as well; what it
+# remembers from batch to batch is part of a checkpoint if it is `Stateful`.
 Objective = Callable[[torch.Generator], Tensor]
 # Called with step and loss after each step; True asks to stop.
 OnStep = Callable[[int, float], bool | None]
@@ -66,6 +66,8 @@ class Trainer:
         self.optimizer = settings.optimizer_of(self.trained)
         self.scaler = self.processes.scaler(settings.autocast)
         self.generator = self.processes.generator(settings.seed)
+        self.objective: Objective | None = None
+        self.begins: dict[str, Tensor] = {}  # the `own_state` of a checkpoint, for the next run
         self.watch = Watch()
         self.step = 0
         self.saved = 0
@@ -87,6 +89,9 @@ class Trainer:
         checkpoint then; OSError if one can't be written.
         """
         trackers = self._trackers()
+        self.objective = objective
+        self._restore(self.begins)
+        self.begins = {}
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -117,17 +122,16 @@ class Trainer:
             raise KeyboardInterrupt
         return self.step == self.settings.steps
 
-    def save(self, random: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, own: Mapping[str, Tensor] | None = None) -> None:
         """Write a checkpoint of this step, whatever the loss; all processes call this together.
 
-        ``random``: the `random_states` of this step, if numbers were drawn since.
+        ``own``: the `own_state` of this step, if numbers were drawn since.
         """
         if self.checkpoints is None:
             raise ValueError("This trainer has no checkpoints: give it a folder for them.")
-        states = random or random_states(self.generator, self.processes.device)
         tensors, numbers = tensors_of(self.module, self.averaged, self.optimizer)
-        for name, state in states.items():
-            tensors[f"random.{name}"] = self.processes.gather(state)
+        for index, each in enumerate(self.processes.gather_states(own or self._own())):
+            tensors |= named(f"process.{index}.", each)
         rest = {
             "step": self.step,
             "settings": self.about,
@@ -144,7 +148,8 @@ class Trainer:
         """Go on exactly from the newest checkpoint; False if there is none.
 
         Raises ValueError naming what its settings differ in, unless that is accepted, and for a
-        file that is damaged or belongs to another network.
+        file that is damaged or belongs to another network. Where they differ, the objective begins
+        with nothing remembered.
         """
         steps = self.checkpoints.steps() if self.checkpoints else []
         step = steps[-1] if steps else -1
@@ -166,12 +171,9 @@ class Trainer:
         for change in changes:
             log.warning("going on from step %d although %s", step, change)
         load_tensors(self.module, self.averaged, self.optimizer, tensors, rest["optimizer"])
-        own = {
-            name.removeprefix("random."): states[self.processes.index].clone()  # a row won't do
-            for name, states in tensors.items()
-            if name.startswith("random.") and self.processes.index < len(states)
-        }
-        restore_random(self.generator, self.processes.device, own)
+        own = below(f"process.{self.processes.index}.", tensors)
+        # What was remembered of other data, say, would not fit.
+        self.begins = {n: s for n, s in own.items() if not (changes and n.startswith("objective."))}
         if rest["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(rest["scaler"])
         self.watch = Watch(rest["losses"], rest["start"])
@@ -186,19 +188,21 @@ class Trainer:
         rate = self.settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        before = random_states(self.generator, self.processes.device)
+        before = self._own()
         try:
             values = self._gradients(objective)
-            problem = self._problem(values)
+            problem = self.watch.problem(
+                values["loss"], values["gradient_norm"], overflows=self.scaler.is_enabled()
+            )
             if self.checkpoints is not None and not problem:
                 # These weights, those of the step before, have just shown that they are good.
                 self._save_if_due(self.checkpoints.every, before)
         except BaseException:
-            restore_random(self.generator, self.processes.device, before)
+            self._restore(before)
             self._save_alone()
             raise
         if problem:
-            restore_random(self.generator, self.processes.device, before)
+            self._restore(before)
             self._go_back(problem)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -231,19 +235,6 @@ class Trainer:
         self.processes.average([means])
         return {**dict(zip(totals, means.tolist(), strict=True)), "gradient_norm": norm.item()}
 
-    def _problem(self, values: Mapping[str, float]) -> str:
-        """What has gone wrong with the training, or nothing."""
-        loss, norm = values["loss"], values["gradient_norm"]
-        if not math.isfinite(loss):
-            return f"The loss is {loss}"
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            return f"The gradients are {norm}"
-        # In float16 gradients may overflow now and then: the scaler leaves out such a step.
-        self.watch.see(loss if math.isfinite(norm) else norm)
-        if self.watch.has_exploded:
-            return f"The loss is {loss:.4g}, {PATIENCE} steps long over {FAR:g} times the usual,"
-        return ""
-
     def _go_back(self, problem: str) -> NoReturn:
         """Stop at the last checkpoint, if there is one."""
         number, back = self.step + 1, ""
@@ -252,6 +243,12 @@ class Trainer:
         raise RuntimeError(
             f"{problem} at step {number}; lower the learning rate or train in full precision.{back}"
         )
+
+    def _own(self) -> dict[str, Tensor]:
+        return self.begins or own_state(self.generator, self.processes.device, self.objective)
+
+    def _restore(self, own: Mapping[str, Tensor]) -> None:
+        restore_own(self.generator, self.processes.device, self.objective, own)
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -285,11 +282,11 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         return [CsvTracker(folder / FILE, self.step), *self.processes.trackers(folder)]
 
-    def _save_if_due(self, every: int = 1, random: Mapping[str, Tensor] | None = None) -> None:
+    def _save_if_due(self, every: int = 1, own: Mapping[str, Tensor] | None = None) -> None:
         """Write a checkpoint if so many steps were taken since, and their losses are good."""
         due = self.step - self.saved >= every
         if self.checkpoints is not None and due and not self.watch.streak:
-            self.save(random)
+            self.save(own)
 
     def _save_alone(self) -> None:
         """After an error, of which the other processes know nothing."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from ..diffusion.ddim import ddim_timesteps, sample_ddim
 from .batch import Draw, State, TrainingBatch
 from .denoiser import Denoiser
+from .state import below, named
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Trajectories:
 
     sampler: gives the denoiser to sample with, asked each time, so that it may be one of a
     trainer's averaged weights. What is kept of a trajectory is its latents; its batch, with hints
-    and prompts, is drawn again from its seed when it is used. Deterministic by the generator; but a
-    trainer's checkpoint does not hold the pool, so a resumed training samples it anew unless its
-    caller keeps `state_dict`.
+    and prompts, is drawn again from its seed when it is used. Deterministic by the generator; the
+    pool is part of a trainer's checkpoints, so that a resumed training goes on exactly.
     """
 
     def __init__(
@@ -69,32 +68,37 @@ class Trajectories:
         if self._draws and self._draws % self.settings.every == 0:
             self._pool.append(self._sample(generator))
         self._draws += 1
-        chosen = self._pool[_below(len(self._pool), generator)]
-        batch = self.draw(_seeded(chosen.seed))
+        chosen = self._pool[int(torch.randint(len(self._pool), (), generator=generator))]
+        batch = self.draw(_seeded(int(chosen.seed)))
         steps = torch.randint(len(chosen.t), (len(batch),), generator=generator)
         x_t = chosen.x_t[steps, torch.arange(len(batch))]
-        return State(batch, x_t, chosen.t[steps].to(x_t.device))
+        device = batch.x0.device
+        return State(batch, x_t.to(device), chosen.t[steps].to(device))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What `load_state_dict` needs for the same states to follow."""
-        return {"draws": self._draws, "pool": [vars(one) for one in self._pool]}
+        state = {"draws": torch.tensor(self._draws)}
+        for i, one in enumerate(self._pool):
+            state |= named(f"{i}.", vars(one))
+        return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._draws = state["draws"]
-        self._pool = deque((_Trajectory(**one) for one in state["pool"]), self._pool.maxlen)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._draws = int(state["draws"])
+        count = sum(name.endswith(".seed") for name in state)
+        pool = (_Trajectory(**below(f"{i}.", state)) for i in range(count))
+        self._pool = deque(pool, self._pool.maxlen)
 
     @torch.no_grad()
     def _sample(self, generator: torch.Generator) -> _Trajectory:
-        seed = _below(2**62, generator)
-        own = _seeded(seed)
+        seed = torch.randint(2**62, (), generator=generator)
+        own = _seeded(int(seed))
         batch = self.draw(own)
         noise = torch.randn(batch.x0.shape, generator=own).to(batch.x0)
         kept: list[tuple[int, Tensor]] = []
         timesteps = ddim_timesteps(self.settings.steps)
         sample_ddim(self._model(batch, kept), noise, self.sampler().schedule, timesteps)
-        return _Trajectory(
-            seed, torch.tensor([t for t, _ in kept]), torch.stack([x for _, x in kept])
-        )
+        t, x_t = zip(*kept, strict=True)
+        return _Trajectory(seed, torch.tensor(t), torch.stack(x_t).cpu())
 
     def _model(
         self, batch: TrainingBatch, kept: list[tuple[int, Tensor]]
@@ -112,15 +116,11 @@ class Trajectories:
 
 @dataclass(frozen=True, eq=False)
 class _Trajectory:
-    """x_t (S, B, C, H, W) at the steps t (S,) of a sampling of the batch with this seed."""
+    """x_t (S, B, C, H, W) at the steps t (S,) of a sampling of the batch with this seed ()."""
 
-    seed: int
+    seed: Tensor
     t: Tensor
     x_t: Tensor
-
-
-def _below(end: int, generator: torch.Generator) -> int:
-    return int(torch.randint(end, (1,), generator=generator))
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -24,6 +24,21 @@ class Watch:
         self.start = start
         self.streak = 0
 
+    def problem(self, loss: float, norm: float, overflows: bool) -> str:
+        """What has gone wrong with a step of this loss and norm of gradients, or nothing.
+
+        overflows: gradients may be infinite now and then, as in float16, whose scaler leaves out
+        such a step.
+        """
+        if not math.isfinite(loss):
+            return f"The loss is {loss}"
+        if not math.isfinite(norm) and not overflows:
+            return f"The gradients are {norm}"
+        self.see(loss if math.isfinite(norm) else norm)
+        if self.has_exploded:
+            return f"The loss is {loss:.4g}, {PATIENCE} steps long over {FAR:g} times the usual,"
+        return ""
+
     def see(self, loss: float) -> None:
         """Take note of a step's loss."""
         if self.is_far(loss):

@@ -21,6 +21,7 @@ from controlnet_pp.cnpp_core.training.watch import PATIENCE
 from controlnet_pp.tests.training.regression import (
     SETTINGS,
     Regression,
+    Remembering,
     curve,
     same_weights,
     trainer_of,
@@ -58,6 +59,64 @@ def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(tmp_path, dty
     assert same_weights(second.averaged, whole.averaged)
     assert second.scaler.state_dict() == whole.scaler.state_dict()
     assert second.watch.losses == whole.watch.losses
+
+
+@pytest.mark.parametrize("step", [17, 10])
+def test_what_an_objective_remembers_is_resumed_from_every_checkpoint(tmp_path, step):
+    """That of the stop, and one that was written as the training went on."""
+    whole, first, other = Regression(), Regression(), Regression()
+    losses = curve(Trainer(whole, SHORT), Remembering(whole))
+    trainer = trainer_of(first, SHORT, tmp_path)
+    trainer.run(Remembering(first), lambda step, _: step == 17)
+    if step < 17:
+        trainer.checkpoints.path(17).unlink()
+    second = trainer_of(other, SHORT, tmp_path)
+    assert second.resume()
+    assert second.step == step
+    assert curve(second, Remembering(other)) == losses[step:]
+
+
+@pytest.mark.parametrize("wrong", ["error", "nan"])
+def test_after_a_failed_step_the_objective_is_back_as_well(tmp_path, wrong):
+    whole, module = Regression(), Regression()
+    losses = curve(Trainer(whole, SHORT), Remembering(whole))
+    trainer = trainer_of(module, SHORT, tmp_path)
+    objective, loss = Remembering(module), module.loss
+
+    def fails(generator):
+        value = loss(generator)
+        if trainer.step == 17:
+            del module.loss
+            if wrong == "error":
+                raise ConnectionError
+            return value * float("nan")
+        return value
+
+    module.loss = fails
+    with pytest.raises((ConnectionError, RuntimeError)):
+        trainer.run(objective)
+    back = 17 if wrong == "error" else 10
+    assert trainer.step == back
+    assert curve(trainer, objective) == losses[back:]
+
+
+def test_what_was_remembered_under_other_settings_is_not_resumed(tmp_path):
+    module = Regression()
+    trainer_of(module, SHORT, tmp_path).run(Remembering(module), lambda step, _: step == 17)
+    other = trainer_of(module, replace(SHORT, learning_rate=0.02), tmp_path)
+    other.resume(accept_changes=True)
+    objective = Remembering(module, size=3)
+    other.run(objective, lambda *_: True)
+    assert len(objective.memory) == 3
+
+
+def test_a_network_as_objective_is_saved_once(tmp_path):
+    class Fitted(Regression):
+        forward = Regression.loss
+
+    module = Fitted()
+    trainer_of(module, SHORT, tmp_path).run(module)
+    assert not [name for name in Checkpoints(tmp_path).read(35)[0] if "objective" in name]
 
 
 def test_layers_keep_their_memory_layout_over_a_resume(tmp_path):
@@ -104,7 +163,7 @@ def test_numbers_are_json_and_tensors_safetensors(tmp_path):
             for name in ("weight", "bias")
         ),
         *(f"optimizer.{i}.{name}" for i in (0, 1) for name in ("step", "exp_avg", "exp_avg_sq")),
-        *("random.generator", "random.cpu"),
+        *("process.0.random.generator", "process.0.random.cpu"),
     }
     assert torch.equal(tensors["module.line.weight"], module.line.weight)
     assert rest["settings"]["learning_rate"] == SHORT.learning_rate

@@ -16,13 +16,13 @@ import pytest
 import torch
 from controlnet_pp.cnpp_core.training.processes import Accelerated, OneProcess
 from controlnet_pp.cnpp_core.training.trainer import Trainer
-from controlnet_pp.tests.training.regression import SETTINGS, Regression, curve
+from controlnet_pp.tests.training.regression import SETTINGS, Regression, Remembering, curve
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = replace(SETTINGS, steps=25, accumulate=2)
 
-# What each of two processes does. They begin with different weights, and only the second one's
-# callback asks to stop, once.
+# What each of two processes does. They begin with different weights, their objectives remember
+# tensors of different shapes, and only the second one's callback asks to stop, once.
 WORK = """
     import json, sys
     sys.path.insert(0, sys.argv[1])
@@ -34,6 +34,9 @@ WORK = """
     settings = replace(regression.SETTINGS, steps=25, accumulate=2)
     folder = Path(sys.argv[2])
 
+    def objective(module):
+        return regression.Remembering(module, size=1 + processes.index)
+
     def trainer():
         module = regression.Regression()
         if processes.index:
@@ -42,10 +45,10 @@ WORK = """
 
     first = trainer()
     stop = lambda step, _: processes.index == 1 and step == 12
-    losses = regression.curve(first, first.module.loss, stop)
+    losses = regression.curve(first, objective(first.module), stop)
     second = trainer()
     resumed = second.resume()
-    losses += regression.curve(second, second.module.loss)
+    losses += regression.curve(second, objective(second.module))
     found = {
         "count": processes.count,
         "resumed": resumed,
@@ -94,7 +97,8 @@ def one() -> SimpleNamespace:
     second.index = 1
     theirs = second.generator(SHORT.seed)
     trainer = Trainer(module, SHORT)
-    losses = curve(trainer, lambda ours: (module.loss(ours) + module.loss(theirs)) / 2)
+    both = Remembering(module, 1), Remembering(module, 2)
+    losses = curve(trainer, lambda ours: (both[0](ours) + both[1](theirs)) / 2)
     return SimpleNamespace(trainer=trainer, losses=losses)
 
 

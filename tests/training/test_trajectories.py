@@ -7,8 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from controlnet_pp.cnpp_core.diffusion.ddim import ddim_timesteps, sample_ddim, with_cfg
-from controlnet_pp.cnpp_core.training.batch import TrainingBatch
+from controlnet_pp.cnpp_core.training.batch import TrainingBatch, noised
+from controlnet_pp.cnpp_core.training.checkpoints import Checkpoints
+from controlnet_pp.cnpp_core.training.losses import DiffusionLoss, Recipe, Recipes
+from controlnet_pp.cnpp_core.training.modes import Mode, set_mode, trained_parts, with_parts
+from controlnet_pp.cnpp_core.training.settings import TrainSettings
+from controlnet_pp.cnpp_core.training.trainer import Trainer
 from controlnet_pp.cnpp_core.training.trajectories import Trajectories, TrajectorySettings
+from controlnet_pp.tests.training.regression import curve, same_weights
 from controlnet_pp.tests.training.tiny import SCHEDULE, batch, denoiser, seeded
 
 DATA = batch(rows=6)
@@ -43,7 +49,7 @@ def test_states_are_those_of_the_sampler_with_the_prompts_and_hints_of_their_row
     one = state.batch
     rows = one.losing_hint
     assert torch.equal(one.hint, DATA.hint[rows])
-    seed = int(torch.randint(2**62, (1,), generator=seeded(0)))
+    seed = int(torch.randint(2**62, (), generator=seeded(0)))
     own = seeded(seed)
     assert torch.equal(draw(own).losing_hint, rows)
     noise = torch.randn(one.x0.shape, generator=own)
@@ -87,7 +93,8 @@ def test_the_oldest_trajectory_is_sampled_anew_with_the_network_as_it_is_then():
     def kept_after(draws):
         for _ in range(draws):
             pool(generator)
-        return [one["x_t"] for one in pool.state_dict()["pool"]]
+        state = pool.state_dict()
+        return [state[f"{i}.x_t"] for i in range(2)]
 
     def is_of_the_blind(x_t):
         """Without any predicted noise DDIM scales x_t, by the square root of alpha_bar."""
@@ -114,6 +121,35 @@ def test_a_pool_goes_on_from_what_was_saved():
     generator.set_state(at)
     for state in expected:
         assert torch.equal(again(generator).x_t, state.x_t)
+
+
+def training(folder=None):
+    """A trainer and its recipes, one of them over trajectories of the averaged weights."""
+    model = denoiser()
+    set_mode(model, Mode.SD_LOCKED)
+    settings = TrainSettings(steps=9, learning_rate=1e-2, warmup=1, ema_decay=0.5)
+    checkpoints = Checkpoints(folder) if folder else None
+    trainer = Trainer(trained_parts(model, [Mode.SD_LOCKED]), settings, checkpoints=checkpoints)
+    pool = Trajectories(
+        lambda: with_parts(model, trainer.averaged),
+        draw,
+        TrajectorySettings(steps=3, pool=2, every=3),
+    )
+    plain = Recipe(model, noised(draw, SCHEDULE), {"diffusion": (1.0, DiffusionLoss())})
+    small = Recipe(model, pool, {"small": (1.0, lambda prediction: prediction.x0.abs().mean())})
+    return trainer, Recipes(plain, small)
+
+
+def test_a_training_on_trajectories_is_resumed_to_the_bit(tmp_path):
+    whole, recipes = training()
+    losses = curve(whole, recipes)
+    first, recipes = training(tmp_path)
+    begun = curve(first, recipes, lambda step, _: step == 5)
+    second, recipes = training(tmp_path)
+    assert second.resume()
+    assert begun + curve(second, recipes) == losses
+    assert same_weights(second.module, whole.module)
+    assert same_weights(second.averaged, whole.averaged)
 
 
 @pytest.mark.parametrize(
