@@ -45,7 +45,8 @@ class ConditionKind:
     with (arXiv 2404.07987, table 6). guidance: the loss that one picture is steered by.
     preprocessor: its names in the web UI, with commas between. controlnet, controlnetpp: the
     released SD1.5 checkpoints, None where there is none. words: what says in the name of a file,
-    or of a union network's type, that this kind is read (`misfit.py`).
+    or of a union network's type, that this kind is read (`misfit.py`). sided: it knows left from
+    right, by colours of their own, so that a mirrored one is not that of the mirrored picture.
     """
 
     label: str
@@ -56,6 +57,7 @@ class ConditionKind:
     controlnet: str
     words: tuple[str, ...]
     controlnetpp: str | None = None
+    sided: bool = False
 
 
 class Condition(Enum):
@@ -117,6 +119,7 @@ class Condition(Enum):
         preprocessor="openpose, openpose_hand",
         controlnet="control_v11p_sd15_openpose",
         words=("openpose", "dwpose", "pose"),
+        sided=True,
     )
     DEPTH = ConditionKind(
         label="Depth (MiDaS)",
@@ -136,6 +139,7 @@ class Condition(Enum):
         preprocessor="normal_midas",
         controlnet="control_sd15_normal",
         words=("normal", "normalbae", "normalmap"),
+        sided=True,
     )
     SEG = ConditionKind(
         label="Segmentation (ADE20K)",

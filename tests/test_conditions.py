@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from controlnet_pp.annotators.kinds import ADE20K, KINDS, Row, Ways
+from controlnet_pp.annotators.normal import normal_image
+from controlnet_pp.annotators.tile import tile_resample
 from controlnet_pp.annotators.weights import WEIGHTS
 from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.consistency.agreement.measure import Measure
 from controlnet_pp.evaluate.paper import PUBLISHED
 from controlnet_pp.evaluate.sources import Source, annotator_for
+from controlnet_pp.tests.consistency.agreement.known import (
+    SIZE,
+    normal_map,
+    person,
+    photo,
+    pose,
+    slope,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 every_kind = pytest.mark.parametrize("kind", Condition, ids=lambda kind: kind.name)
@@ -50,6 +60,21 @@ def test_a_kind_is_called_as_its_node_is(kind: Condition):
     """Tables and messages lead from one to the other; only the tile has no node of its own."""
     texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert kind.value.label in {node["display_name"] for node in texts.values()}
+
+
+FLIPPED = normal_image(slope(turn=1.0).flip(-1), background=0.0, strength=500)
+OF_THE_MIRRORED = {
+    Condition.POSE: (pose(person(90, 100)), pose(person(SIZE - 1 - 90, 100))),
+    Condition.NORMAL: (normal_map(turn=1.0), FLIPPED),
+    Condition.TILE: (tile_resample(photo()), tile_resample(photo().flip(-1))),
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_MIRRORED, ids=lambda kind: kind.name)
+def test_a_kind_is_sided_if_a_mirrored_picture_has_another_condition_than_a_mirrored_one(kind):
+    condition, of_the_mirrored = OF_THE_MIRRORED[kind]
+    same = torch.allclose(condition.flip(-1), of_the_mirrored, atol=0.2)
+    assert kind.value.sided is not same
 
 
 @every_kind

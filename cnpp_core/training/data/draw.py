@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...condition import Condition
 from ...control.hints import SMOOTH
 from ..batch import TrainingBatch
-from .buckets import Size, bucket_of, bucket_sizes, cut_off, placed
+from .buckets import Size, bucket_of, bucket_sizes
 from .cache import Cache
-from .embeddings import joined, size_embedding
-from .records import Problems, Read, Record
+from .embeddings import joined
+from .records import Problems, Record
+from .view import UnreadableError, View
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +37,17 @@ class DataSettings:
     resolution: the area of a bucket is about its square. batch: pictures in one. drop_text: part of
     the captions that are replaced by the empty one, by default as published (arXiv 2302.05543,
     section 3.4). mirror: half of the pictures are mirrored together with their conditions; not for
-    conditions from files that know left from right, such as normal maps and poses, nor for captions
-    that do. resampling: how conditions are resized, one of `control.hints.RESAMPLINGS`: nearest for
-    colours that stand for classes. sizes: y is followed by what SDXL is told of sizes (arXiv
-    2307.01952, section 2.2).
+    captions that know left from right. kind: of the conditions, where it is known: some of them
+    can't be mirrored once they are found. resampling: how conditions are resized, one of
+    `control.hints.RESAMPLINGS`: nearest for colours that stand for classes. sizes: y is followed by
+    what SDXL is told of sizes (arXiv 2307.01952, section 2.2).
     """
 
     resolution: int = 512
     batch: int = 4
     drop_text: float = 0.5
     mirror: bool = False
+    kind: Condition | None = None
     resampling: str = SMOOTH
     sizes: bool = False
 
@@ -139,7 +142,7 @@ class RecordDraw:
                 view = self._view(record, False)
                 try:
                     rows.append(_Row(view, self._latents(view), self._seen(view)))
-                except _UnreadableError as error:
+                except UnreadableError as error:
                     self._leave_out(record, error)
             if rows:
                 hints = [self._hint(row, generator) for row in rows]
@@ -147,11 +150,11 @@ class RecordDraw:
         return batches
 
     def _batch(
-        self, rows: Sequence[_Row], hints: Sequence[Tensor], captions: Sequence[str]
+        self, rows: Sequence[_Row], hints: list[Tensor], captions: Sequence[str]
     ) -> TrainingBatch:
         context, y = self._encoded([*captions, *[""] * len(rows)])
         if y is not None and self.settings.sizes:
-            sizes = torch.stack([_size_embedding(row.view) for row in rows])
+            sizes = torch.stack([row.view.size_embedding() for row in rows])
             y = torch.cat([y, sizes.repeat(2, 1).to(y)], 1)
         ys = (None, None) if y is None else y.to(self.device).chunk(2)
         contexts = context.to(self.device).chunk(2)
@@ -170,7 +173,7 @@ class RecordDraw:
             try:
                 for mirrored in sorted({False, self.settings.mirror}):
                     self._latents(self._view(record, mirrored))
-            except _UnreadableError as error:
+            except UnreadableError as error:
                 self._leave_out(record, error)
         for caption in sorted({"", *(record.caption for record in self.records)}):
             self._text(caption)
@@ -191,7 +194,7 @@ class RecordDraw:
             view = self._view(record, mirrored and self.settings.mirror)
             try:
                 return _Row(view, self._latents(view), self._seen(view))
-            except _UnreadableError as error:
+            except UnreadableError as error:
                 self._leave_out(record, error)
                 if self._bad.issuperset(among):
                     raise ValueError(
@@ -199,10 +202,10 @@ class RecordDraw:
                         f"is {record.name}: {error}"
                     ) from error
 
-    def _view(self, record: Record, mirrored: bool) -> _View:
-        return _View(record, self._bucket_of[record], mirrored)
+    def _view(self, record: Record, mirrored: bool) -> View:
+        return View(record, self._bucket_of[record], mirrored)
 
-    def _latents(self, view: _View) -> Tensor:
+    def _latents(self, view: View) -> Tensor:
         key = {
             "kind": "latents",
             "encoder": self.encoders.image_name,
@@ -216,7 +219,7 @@ class RecordDraw:
 
         return self.cache.get(key, make)["latents"]
 
-    def _seen(self, view: _View) -> Tensor:
+    def _seen(self, view: View) -> Tensor:
         """The condition, or the picture that it is still to be found in."""
         if view.record.condition is None:
             return view.of(view.record.picture)
@@ -250,13 +253,19 @@ class RecordDraw:
     def _require_usable(self) -> None:
         if not self.records:
             raise ValueError("There are no records to train with.")
-        if self.annotate is None:
-            for record in self.records:
-                if record.condition is None:
-                    raise ValueError(
-                        f"{record.name} has no condition: give conditions, or an annotator that "
-                        "finds them in the pictures."
-                    )
+        kind = self.settings.kind if self.settings.mirror else None
+        for record in self.records:
+            if record.condition is None and self.annotate is None:
+                raise ValueError(
+                    f"{record.name} has no condition: give conditions, or an annotator that "
+                    "finds them in the pictures."
+                )
+            if record.condition is not None and kind is not None and kind.value.sided:
+                raise ValueError(
+                    f"{record.name} has a condition that knows left from right, {kind.value.label}:"
+                    " mirrored, it would be wrong. Set mirror to false, or give pictures alone and "
+                    "an annotator that finds conditions in them."
+                )
         if self.cache.folder and not (self.encoders.image_name and self.encoders.text_name):
             raise ValueError(
                 f"Before anything is kept in {self.cache.folder}, the encoders need names that "
@@ -277,44 +286,10 @@ class RecordDraw:
             log.info("%d of them are enlarged for this; a lower resolution would not", small)
 
 
-class _UnreadableError(Exception):
-    """A record can't be used, as it turns out when it is drawn."""
-
-
-@dataclass(frozen=True)
-class _View:
-    """A record as a batch shows it."""
-
-    record: Record
-    bucket: Size
-    mirrored: bool
-
-    def of(self, read: Read, resampling: str = SMOOTH) -> Tensor:
-        """(1, C, H, W) of the bucket's size."""
-        try:
-            pixels = read()
-        except (ValueError, OSError) as error:
-            raise _UnreadableError(str(error)) from error
-        size = (pixels.shape[-1], pixels.shape[-2])
-        if size != self.record.size:
-            expected = "x".join(map(str, self.record.size))
-            raise _UnreadableError(f"it is {size[0]}x{size[1]} pixels now, expected {expected}")
-        pixels = placed(pixels, self.bucket, resampling)
-        return pixels.flip(-1) if self.mirrored else pixels
-
-
 @dataclass(frozen=True, eq=False)
 class _Row:
     """One row of a batch; ``seen`` as `RecordDraw._seen` has it."""
 
-    view: _View
+    view: View
     latents: Tensor
     seen: Tensor
-
-
-def _size_embedding(view: _View) -> Tensor:
-    """(1536,), see `embeddings.size_embedding`."""
-    width, height = view.record.size
-    return size_embedding(
-        height, width, *cut_off(view.record.size, view.bucket), *reversed(view.bucket)
-    )

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from controlnet_pp.cnpp_core.condition import Condition
 from controlnet_pp.cnpp_core.network.blocks import timestep_embedding
 from controlnet_pp.cnpp_core.training.data.cache import Cache
 from controlnet_pp.cnpp_core.training.data.draw import DataSettings
@@ -204,6 +205,30 @@ def test_a_random_condition_too_is_decided_by_the_generator():
 def test_without_conditions_and_annotator_the_record_is_named():
     with pytest.raises(ValueError, match=r"^b has no condition"):
         drawn([record("a"), record("b", found=False)])
+
+
+SIDED = (Condition.POSE, Condition.NORMAL)
+
+
+@pytest.mark.parametrize("kind", [None, *Condition])
+def test_conditions_from_files_that_know_left_from_right_are_not_mirrored(kind):
+    if kind in SIDED:
+        with pytest.raises(ValueError, match=rf"^0 has .* left from right, {kind.value.label}: "):
+            drawn(MANY, mirror=True, kind=kind)
+    else:
+        drawn(MANY, mirror=True, kind=kind)
+    drawn(MANY, kind=kind)
+
+
+@pytest.mark.parametrize("kind", SIDED)
+def test_conditions_that_are_found_in_the_mirrored_picture_may_be_of_any_kind(kind):
+    bare = [record(f"{n}", found=False) for n in range(3)]
+    draw = drawn(bare, mirror=True, kind=kind, annotate=lambda pictures, _: pictures)
+    batch = draw(seeded())
+    torch.testing.assert_close(avg_pool2d(batch.hint, 8), batch.x0)
+    given = [*bare, record("found")]
+    with pytest.raises(ValueError, match=r"^found has .* left from right"):
+        drawn(given, mirror=True, kind=kind, annotate=lambda pictures, _: pictures)
 
 
 # What turns out to be bad when it is drawn
