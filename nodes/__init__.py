@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, consistency, control, load
+from . import annotate, consistency, control, load, train
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
     *control.NODES,
     *annotate.NODES,
     *consistency.NODES,
+    *train.NODES,
 ]
 
 

@@ -31,6 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "dataset": {"annotators", CORE, "pictures"},
     "demo": {"annotators", CORE, "dataset", "pictures"},
     "evaluate": {"annotators", CORE, "pictures"},
+    # What a training takes of the others: readers, annotators by name, the built-in model.
+    "train": {"annotators", CORE, "dataset", "demo", "evaluate.sources", "pictures"},
     "bench": {"annotators", CORE, "demo"},
     "tools": {"annotators", CORE, "nodes", "tests.comfy_host"},
     CORE: set(),
@@ -61,7 +63,9 @@ ARROWS: dict[str, set[str]] = {
         CONSISTENCY,
         *(f"{CORE}.{name}" for name in ("condition", "control", "diffusion", "network")),
     },
-    "nodes": {"nodes.annotate", "nodes.consistency", "nodes.control", "nodes.load"},
+    "nodes": {
+        f"nodes.{group}" for group in ("annotate", "consistency", "control", "load", "train")
+    },
     "nodes.schema": set(),
     "nodes.annotate": {"nodes.schema", f"{HOST}.annotate", "annotators", CORE},
     "nodes.control": {"nodes.schema", f"{HOST}.control", CORE, "pictures"},
@@ -75,6 +79,11 @@ ARROWS: dict[str, set[str]] = {
         *(f"{HOST}.load", f"{HOST}.control"),
         *("annotators", CORE),
     },
+    "nodes.train": {
+        *("nodes.schema", "nodes.annotate", "nodes.consistency"),
+        *(f"{HOST}.annotate", f"{HOST}.train"),
+        *(CORE, "pictures"),
+    },
     HOST: set(),
     f"{HOST}.memory": set(),
     f"{HOST}.control": {f"{HOST}.memory", "annotators", CORE},
@@ -83,6 +92,10 @@ ARROWS: dict[str, set[str]] = {
     f"{HOST}.load.demo": {f"{HOST}.load", f"{HOST}.annotate", "annotators", CORE, "demo"},
     f"{HOST}.select": {f"{HOST}.annotate", f"{HOST}.control", f"{HOST}.memory", CORE, "pictures"},
     f"{HOST}.steering": {f"{HOST}.control", f"{HOST}.annotate", f"{HOST}.memory", CORE},
+    f"{HOST}.train": {
+        *(f"{HOST}.{room}" for room in ("annotate", "control", "load", "memory", "steering")),
+        *("annotators", CORE, "dataset", "demo", "pictures"),
+    },
 }
 # Packages that are divided: everything right below them has a row of its own.
 DIVIDED = ("", CORE, CONSISTENCY, "nodes", HOST)

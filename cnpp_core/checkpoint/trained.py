@@ -9,6 +9,7 @@ from typing import Any
 
 from .words import shown
 
+VERSION = "0.1.0"  # of this pack, as pyproject.toml has it
 KEY = "controlnet_plus_plus"  # of our entry in the header of a safetensors file
 # What a foreign entry may be, so that nothing in it takes long to read or to show.
 LONGEST, MOST_BRACKETS, MOST_STEPS = 65_536, 100, 10**9
@@ -20,7 +21,7 @@ class Training:
     """Where the weights of a network come from.
 
     base: the checkpoint whose UNet it began from. condition: key of the kind that it reads.
-    version: of this pack. settings: whatever was chosen, ready for JSON.
+    version: of this pack, VERSION. settings: whatever was chosen, ready for JSON.
     """
 
     base: str

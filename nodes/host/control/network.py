@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....cnpp_core.checkpoint.trained import Training
 from ....cnpp_core.condition import Condition
 from ....cnpp_core.control.residuals import ControlResiduals
 from ....cnpp_core.network.controlnet import ControlNet
@@ -23,10 +24,12 @@ class HostedNetwork(ControlNet):
     The host's class around it is all that a control without a shape needs, so what can't fit is
     refused here, and NaN named.
 
-    kinds: of condition that it reads; empty where nobody knows.
+    kinds: of condition that it reads; empty where nobody knows. trained: how, where its file or the
+    node that trained it says so.
     """
 
     kinds: Sequence[Condition] = ()
+    trained: Training | None = None
 
     device: torch.device | None = None  # type: ignore[assignment]  the patcher writes it down
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ....cnpp_core.checkpoint.formats import DIFFUSERS, ORIGINAL
 from ....cnpp_core.checkpoint.load import STORAGE, LoadedControl, load_controlnet_file
 from ....cnpp_core.checkpoint.report import weights_text
+from ....cnpp_core.checkpoint.trained import Training
 from ....cnpp_core.condition import Condition
 from ....cnpp_core.misfit import kinds_of_file
 from ....cnpp_core.network.blocks import Attention, Place
@@ -52,6 +53,7 @@ def load_control(
         attn_precision=_attn_precision(loaded),
         global_average_pooling=_pools(path),
         kinds=kinds_of_file(Path(path)),
+        trained=loaded.training,
     )
     lines = [
         f"{Path(path).name}: {loaded.format}, stored as {STORAGE[loaded.dtype]}, "
@@ -70,11 +72,12 @@ def build_control(
     attn_precision: torch.dtype | None = None,
     global_average_pooling: bool = False,
     kinds: Sequence[Condition] = (),
+    trained: Training | None = None,
 ) -> controlnet.ControlNet:
     """The host's own control around our network with these weights (original layout).
 
-    It shares their memory. The host's own class, so that other packs know what it is. kinds: of
-    condition that it reads, empty where nobody knows.
+    It shares their memory. The host's own class, so that other packs know what it is. kinds and
+    trained: as `HostedNetwork` has them.
     """
     load_device = model_management.get_torch_device()
     manual_cast_dtype = model_management.unet_manual_cast(dtype, load_device)
@@ -88,6 +91,7 @@ def build_control(
     offload_device = model_management.unet_offload_device()
     placed = {key: value.to(device=offload_device, dtype=dtype) for key, value in weights.items()}
     network.kinds = tuple(kinds)
+    network.trained = trained
     network.load_state_dict(placed, strict=True, assign=True)
     return controlnet.ControlNet(
         network.eval().requires_grad_(False),

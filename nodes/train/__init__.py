@@ -1,0 +1,5 @@
+"""Menu group "train": data, training and files of ControlNets."""
+
+from . import data, network
+
+NODES = [*network.NODES, *data.NODES]
