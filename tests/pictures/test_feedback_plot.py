@@ -12,7 +12,8 @@ from controlnet_pp.cnpp_core.consistency.steering.feedback import (
     FeedbackSettings,
     factors_over_steps,
 )
-from controlnet_pp.pictures.feedback_plot import COLOURS, TARGET, panels_of, plot
+from controlnet_pp.pictures.feedback_plot import panels_of, plot
+from controlnet_pp.pictures.panel import COLOURS, TARGET
 
 EDGES = EdgeMeasure(1)
 
