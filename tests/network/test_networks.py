@@ -1,7 +1,6 @@
 """ControlNet and UNet against diffusers with the same random weights, and against the papers."""
 
 import importlib
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,31 +8,10 @@ from controlnet_pp.cnpp_core.network.blocks import Place, scaled_dot_product
 from controlnet_pp.cnpp_core.network.config import SD15, SD21, SDXL, NetworkConfig
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
+from controlnet_pp.tests.network.small import SMALL, TINY
 
 pytest.importorskip("diffusers", reason="diffusers is the oracle of these tests")
 oracle = importlib.import_module("controlnet_pp.tests.network.diffusers_oracle")
-
-TINY = NetworkConfig(
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=(1, 1),
-    transformer_depth=(1, 1),
-    context_dim=24,
-)
-SMALL = {
-    "SD1.5": replace(SD15, model_channels=32, context_dim=24),
-    "SD2.x": replace(SD21, model_channels=32, context_dim=40, head_channels=32),
-    "SDXL": replace(
-        SDXL,
-        model_channels=32,
-        context_dim=48,
-        head_channels=32,
-        adm_in_channels=96,
-        transformer_depth=(0, 0, 2, 2, 3, 3),
-        transformer_depth_middle=3,
-    ),
-    "tiny": TINY,
-}
 
 
 def random_weights(net, seed: int = 0):

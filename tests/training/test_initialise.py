@@ -6,32 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from controlnet_pp.cnpp_core.network.config import SD15, SD21, SDXL
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
 from controlnet_pp.cnpp_core.training.initialise import begin_controlnet, zero_last_layers
+from controlnet_pp.tests.network.small import SMALL
 from controlnet_pp.tests.training.tiny import CONFIG, batch, filled
-
-FAMILIES = {
-    "SD1.5": replace(SD15, model_channels=32, context_dim=24),
-    "SD2.x": replace(SD21, model_channels=32, context_dim=40, head_channels=32),
-    "SDXL": replace(
-        SDXL,
-        model_channels=32,
-        context_dim=48,
-        head_channels=32,
-        adm_in_channels=96,
-        transformer_depth=(0, 0, 1, 1, 2, 2),
-        transformer_depth_middle=2,
-    ),
-    "custom": CONFIG,
-}
 
 
 @pytest.mark.parametrize("hint_channels", [1, 3, 6])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SMALL)
 def test_a_fresh_controlnet_leaves_the_output_of_any_unet_as_it_is(family, hint_channels):
-    config = FAMILIES[family]
+    config = SMALL[family]
     unet = filled(UNet(config))
     net, said = begin_controlnet(unet, hint_channels)
     one = batch(2, replace(config, hint_channels=hint_channels))

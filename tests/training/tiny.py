@@ -11,14 +11,9 @@ from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
 from controlnet_pp.cnpp_core.training.batch import TrainingBatch
 from controlnet_pp.cnpp_core.training.denoiser import Denoiser
+from controlnet_pp.tests.network.small import TINY
 
-CONFIG = NetworkConfig(
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=(1, 1),
-    transformer_depth=(1, 1),
-    context_dim=16,
-)
+CONFIG = TINY
 WITH_Y = replace(CONFIG, adm_in_channels=12)
 SCHEDULE = NoiseSchedule.scaled_linear()
 
