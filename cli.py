@@ -24,6 +24,12 @@ USAGE = """usage: python cli.py [--debug] COMMAND [arguments]
                          sampling with and without control, consistency
   demo train [--help]    train the weights of the demo model again, from its seed
   demo circles [--help]  write a small set to train a ControlNet with: circles, outlines, prompts
+  train [FILE.toml] [--help]
+                         train a ControlNet, for the demo model or a real one
+  reward [FILE.toml] [--help]
+                         fine-tune a ControlNet with an annotator as its reward: ControlNet++
+  captions FOLDER --model FOLDER
+                         write captions beside pictures that have none
   evaluate KIND PICTURES CONDITIONS
                          how well a folder of pictures follows a folder of conditions:
                          table, CSV file, page with the worst cases (--help for options)
@@ -79,6 +85,21 @@ def demo(argv: Sequence[str]) -> int | None:
     return part("demo.command").main(argv)
 
 
+def train(argv: Sequence[str]) -> int:
+    """Train a ControlNet."""
+    return part("train.command").main("train", argv)
+
+
+def reward(argv: Sequence[str]) -> int:
+    """Fine-tune a ControlNet by a reward."""
+    return part("train.command").main("reward", argv)
+
+
+def captions(argv: Sequence[str]) -> int:
+    """Write captions by an image-to-text model."""
+    return part("train.captions").main(argv)
+
+
 def evaluate(argv: Sequence[str]) -> int:
     """Score a directory of pictures against a directory of conditions."""
     return part("evaluate.command").main(argv)
@@ -126,6 +147,9 @@ def texts(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": demo,
+    "train": train,
+    "reward": reward,
+    "captions": captions,
     "evaluate": evaluate,
     "report": report,
     "bench": bench,

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..annotators import hub
 from ..annotators.kinds import KINDS
 from ..cnpp_core.condition import Condition
 from ..cnpp_core.consistency.agreement.measure import Legend
@@ -22,11 +21,10 @@ from .pairs import Pair, find_pairs, read_batch
 from .paper import PUBLISHED
 from .records import Record, Records, Shard
 from .scoring import CheckScoring, PaperScoring, Scoring
-from .sources import Source, annotator_for, method_name
+from .sources import Source, annotator_for, method_name, require_device, weight_folders
 
 log = logging.getLogger(__name__)
 
-PACK = Path(__file__).resolve().parent.parent
 EVERY = 10.0  # seconds between two lines of progress
 
 
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] = ()) -> int:
     """Returns 0 when every condition has its score, 1 if other processes left some out."""
     options = _parser().parse_args(argv)
     kind = Condition.named(options.kind)
-    _require_device(options.device)
+    require_device(options.device)
     shard = Shard.of_environment()
     pairs = find_pairs(options.pictures, options.conditions)[: options.limit or None]
     if options.protocol == "paper" and kind not in PUBLISHED:
@@ -171,9 +169,7 @@ def _pictures_of(
 
 
 def _source(options: argparse.Namespace, shard: Shard) -> Source:
-    inside_comfyui = PACK.parent.name == "custom_nodes"
-    base = PACK.parent.parent if inside_comfyui else Path()
-    folders = options.weights or [base / "models" / "annotators", *hub.cache_folders()]
+    folders = options.weights or weight_folders()
     return Source(folders, options.download, _device(options, shard), options.model)
 
 
@@ -183,19 +179,6 @@ def _device(options: argparse.Namespace, shard: Shard) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", shard.local_rank % torch.cuda.device_count())
     return torch.device("cpu")
-
-
-def _require_device(name: str) -> None:
-    """ValueError for a device that is not there, before anything is scored."""
-    if not name:
-        return
-    try:
-        there = torch.zeros(1, device=name).device.type != "meta"
-    except (RuntimeError, AssertionError, ValueError) as error:  # what PyTorch lacks is asserted
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name}: {reason} Give cpu, cuda or cuda:1, say.") from error
-    if not there:
-        raise ValueError(f"--device {name} computes nothing. Give cpu, cuda or cuda:1, say.")
 
 
 def _whole(text: str) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..annotators import weights
+from ..annotators import hub, weights
 from ..annotators.kinds import KINDS, Network, Ways
 from ..cnpp_core.condition import Condition
 from .published import NETWORKS
 
 CPU = torch.device("cpu")
+PACK = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class FolderAnnotator:
     remark: str = ""
 
 
+def weight_folders() -> list[Path]:
+    """Where weights of annotators are looked for: ComfyUI's folder, and the download cache."""
+    inside_comfyui = PACK.parent.name == "custom_nodes"
+    base = PACK.parent.parent if inside_comfyui else Path()
+    return [base / "models" / "annotators", *hub.cache_folders()]
+
+
 def method_name(kind: Condition, method: str = "") -> str:
     """The method by its name, the default one if it is empty; "" for a kind without a choice.
 
@@ -73,3 +81,16 @@ def annotator_for(kind: Condition, source: Source, method: str = "") -> FolderAn
     if source.model is not None and kind.key in NETWORKS:
         return FolderAnnotator(NETWORKS[kind.key](source.model, source.device))
     return FolderAnnotator(found.ways(*map(source.network, found.networks)), found.remark)
+
+
+def require_device(name: str) -> None:
+    """ValueError for a device that is not there; "" is whatever there is."""
+    if not name:
+        return
+    try:
+        there = torch.zeros(1, device=name).device.type != "meta"
+    except (RuntimeError, AssertionError, ValueError) as error:  # what PyTorch lacks is asserted
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: {reason} Give cpu, cuda or cuda:1, say.") from error
+    if not there:
+        raise ValueError(f"--device {name} computes nothing. Give cpu, cuda or cuda:1, say.")

@@ -27,7 +27,7 @@ print(count)
 
 
 def test_every_module_below_the_nodes_imports_without_a_host():
-    parts = ("cnpp_core", "annotators", "pictures", "dataset", "evaluate", "demo")
+    parts = ("cnpp_core", "annotators", "pictures", "dataset", "evaluate", "demo", "train")
     command = [sys.executable, "-c", IMPORT_ALL, str(ROOT), *parts]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..condition import Condition
 from ..consistency.agreement.measure import Measure
+from ..diffusion.schedule import LATENT_SCALE
 from .batch import Draw, noised
 from .denoiser import Denoiser
 from .losses import DiffusionLoss, Recipe, Recipes, layout_weights, min_snr_weights
@@ -87,12 +88,13 @@ class RewardRecipe:
         soft: Callable[[Tensor], Tensor],
         guiding: Callable[[Tensor], Tensor] | None = None,
         measure: Measure | None = None,
+        latent_scale: float = LATENT_SCALE,
     ) -> RewardModel:
         """The reward of a kind for this recipe; annotators as `annotators.kinds.Ways` has them."""
+        annotate, loss = soft, kind.value.reward
         if self.guiding:
-            measure = measure or kind.measure()
-            return RewardModel(decode, guiding or soft, kind.value.guidance, measure)
-        return RewardModel.of(kind, decode, soft, measure)
+            annotate, loss = guiding or soft, kind.value.guidance
+        return RewardModel(decode, annotate, loss, measure or kind.measure(), latent_scale)
 
 
 def plain(denoiser: Denoiser, draw: Draw, settings: DiffusionSettings | None = None) -> Recipe:

@@ -21,23 +21,24 @@ SCORE = "score"
 
 # Pictures (B, 3, H, W) in 0..1 and the hints that they were drawn from: a score for each.
 Check = Callable[[Tensor, Tensor], Sequence[float]]
-# Called with the step, pictures (B, 3, H, W) in 0..1 of every batch, and the mean score.
-OnPictures = Callable[[int, list[Tensor], float], None]
+# Called with the step, pictures (B, 3, H, W) in 0..1 of every batch, and the mean score, if any.
+OnPictures = Callable[[int, list[Tensor], float | None], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
     """A `Validate` of the trainer: draws held-out batches by the averaged weights and scores them.
 
-    denoiser: the one in training. batches: not of the training's pictures; with `empty`, other than
-    at cfg 1. Their x0 is not looked at but for its size. decode: as `RewardModel`'s. The noise is
-    the same each time, so that pictures of two steps differ by what was learnt.
+    denoiser: the one in training. batches: of other pictures than it learns from; with `empty`,
+    unless cfg is 1; of x0 only the size is looked at. decode: as `RewardModel`'s. check: None for
+    conditions that nobody can judge. The noise is the same each time, so that pictures of two steps
+    differ by what was learnt.
     """
 
     denoiser: Denoiser
     batches: Sequence[TrainingBatch]
     decode: Callable[[Tensor], Tensor]
-    check: Check
+    check: Check | None
     steps: int = 20
     cfg: float = 3.0
     seed: int = 0
@@ -50,19 +51,21 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, step: int, parts: nn.Module) -> dict[str, float]:
-        """The mean score of all pictures, under the name "score"."""
+        """The mean score of all pictures, under the name "score"; nothing without a check."""
         denoiser = with_parts(self.denoiser, cast(nn.ModuleDict, parts))
         generator = torch.Generator().manual_seed(self.seed)
-        pictures, scores = [], []
+        pictures: list[Tensor] = []
+        scores: list[float] = []
         for batch in self.batches:
             noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
             latents = sample(denoiser, batch, noise, self.steps, self.cfg) / self.latent_scale
             pictures.append((self.decode(latents) / 2 + 0.5).clamp(0, 1))
-            scores += self.check(pictures[-1], cast(Tensor, batch.hint))
-        mean = sum(scores) / len(scores)
+            if self.check is not None:
+                scores += self.check(pictures[-1], cast(Tensor, batch.hint))
+        mean = sum(scores) / len(scores) if scores else None
         if self.on_pictures is not None:
             self.on_pictures(step, pictures, mean)
-        return {SCORE: mean}
+        return {} if mean is None else {SCORE: mean}
 
 
 def sample(

@@ -89,3 +89,11 @@ def test_a_check_compares_the_condition_of_each_picture_with_its_own_hint():
 def test_nothing_to_look_at_is_refused():
     with pytest.raises(ValueError, match="at least one batch"):
         replace(validation_of(denoiser()), batches=[])
+
+
+def test_pictures_that_nobody_can_judge_are_shown_without_a_score():
+    model, seen = denoiser(), []
+    look = replace(validation_of(model), check=None, on_pictures=lambda *args: seen.append(args))
+    assert look(3, trained_parts(model, [Mode.SD_LOCKED])) == {}
+    ((step, pictures, score),) = seen
+    assert (step, len(pictures), score) == (3, 2, None)

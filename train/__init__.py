@@ -1,0 +1,1 @@
+"""Training on the command line: settings, models and data from files, the run, what it writes."""

@@ -1,0 +1,53 @@
+"""What a validation shows: the condition, what was drawn of it, and the original picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..cnpp_core.training.batch import TrainingBatch
+from ..pictures.canvas import Canvas
+from ..pictures.contact_sheet import GAP, LINE, thumbnail
+
+SIDE = 192
+TITLES = ("condition", "drawn", "original")
+
+
+class Sheets:
+    """Writes one sheet a validation, `step-00000500.png`, a row for each held-out picture.
+
+    decode: latents as the model has them -> pictures (1, 3, H, W) in 0..1, for the originals.
+    """
+
+    def __init__(
+        self, folder: Path, held_out: Sequence[TrainingBatch], decode: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.folder = folder
+        self.held_out = held_out
+        self.decode = decode
+        self._originals: list[Tensor] = []
+
+    @torch.no_grad()
+    def write(self, step: int, pictures: Sequence[Tensor], words: str) -> Path:
+        """Write the sheet of a step, with a line of words above; pictures (1, 3, H, W) in 0..1."""
+        if not self._originals:
+            self._originals = [self.decode(batch.x0) for batch in self.held_out]
+        hints = [batch.hint for batch in self.held_out if batch.hint is not None]
+        rows = list(zip(hints, pictures, self._originals, strict=True))
+        canvas = Canvas(len(TITLES) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + 2 * LINE + GAP)
+        canvas.text((GAP, GAP // 2), words, width=len(TITLES) * (SIDE + GAP) - GAP)
+        for column, title in enumerate(TITLES):
+            canvas.text((GAP + column * (SIDE + GAP), LINE + GAP // 2), title, canvas.theme.faint)
+        for row, shown in enumerate(rows):
+            for column, picture in enumerate(shown):
+                corner = GAP + column * (SIDE + GAP), 2 * LINE + GAP + row * (SIDE + GAP)
+                canvas.picture(corner, thumbnail(picture[0], SIDE))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:08}.png"
+        pixels = (canvas.tensor()[0] * 255).round().byte().movedim(0, -1)
+        Image.fromarray(pixels.numpy()).save(path)
+        return path
