@@ -59,7 +59,8 @@ class Validation:
         for batch in self.batches:
             noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0)
             latents = sample(denoiser, batch, noise, self.steps, self.cfg) / self.latent_scale
-            pictures.append((self.decode(latents) / 2 + 0.5).clamp(0, 1))
+            decoded = [self.decode(one) for one in latents.split(1)]  # in little memory
+            pictures.append((torch.cat(decoded) / 2 + 0.5).clamp(0, 1))
             if self.check is not None:
                 scores += self.check(pictures[-1], cast(Tensor, batch.hint))
         mean = sum(scores) / len(scores) if scores else None

@@ -118,17 +118,21 @@ class RecordDraw:
         return len(self.records)
 
     def __call__(self, generator: torch.Generator) -> TrainingBatch:
-        """The batch of this state of the generator; ValueError if it can't be made."""
-        rows = [self._row(self.records, generator)]
-        among = self.buckets[rows[0].view.bucket]
-        rows += [self._row(among, generator) for _ in range(self.settings.batch - 1)]
-        hints = [self._hint(row, generator) for row in rows]
-        dropped = torch.rand(len(rows), generator=generator) < self.settings.drop_text
-        captions = [
-            "" if drop else row.view.record.caption
-            for row, drop in zip(rows, dropped.tolist(), strict=True)
-        ]
-        return self._batch(rows, hints, captions)
+        """The batch of this state of the generator; ValueError if it can't be made.
+
+        It is the same in whatever precision the training computes.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            rows = [self._row(self.records, generator)]
+            among = self.buckets[rows[0].view.bucket]
+            rows += [self._row(among, generator) for _ in range(self.settings.batch - 1)]
+            hints = [self._hint(row, generator) for row in rows]
+            dropped = torch.rand(len(rows), generator=generator) < self.settings.drop_text
+            captions = [
+                "" if drop else row.view.record.caption
+                for row, drop in zip(rows, dropped.tolist(), strict=True)
+            ]
+            return self._batch(rows, hints, captions)
 
     def whole(self, generator: torch.Generator) -> list[TrainingBatch]:
         """All records that can be read, once and as they are: for each bucket a batch.

@@ -1,6 +1,6 @@
 """Batches of records: what is in them, what is random about them, what is encoded and when."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -199,6 +199,19 @@ def test_a_condition_is_found_anew_and_the_latents_stay():
 def test_a_random_condition_too_is_decided_by_the_generator():
     records = [record(f"{n}", found=False) for n in range(5)]
     batches = [drawn(records, annotate=shaded)(seeded(7)) for _ in range(2)]
+    assert equal(*batches)
+
+
+def test_a_batch_is_the_same_in_whatever_precision_the_training_computes():
+    def mixed(pictures, _):
+        return torch.einsum("bchw,dc->bdhw", pictures, torch.full((3, 3), 0.3))
+
+    batches = []
+    for half in (False, True):
+        draw = drawn([record("a", found=False)], annotate=mixed)
+        draw.encoders = replace(draw.encoders, image=lambda pictures: mixed(pictures, None))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            batches.append(draw(seeded()))
     assert equal(*batches)
 
 
