@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ class Finder:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """draw: batches to train with, held_out: batches of one picture each, records of those."""
+    """draw: batches to train with; held_out: pictures to validate with; what could not be used."""
 
     draw: RecordDraw
     held_out: Sequence[TrainingBatch]
@@ -125,7 +125,6 @@ def data_of(
             "to train with: lower held_out."
         )
     order = torch.randperm(len(records), generator=_seeded(options.seed)).tolist()
-    away = set(order[: options.held_out])
     settings = DataSettings(
         resolution=options.resolution,
         batch=options.batch,
@@ -136,7 +135,7 @@ def data_of(
     )
     cache = Cache(options.cache)
 
-    def draw_of(some: Sequence[Record], settings: DataSettings, annotate: Annotate | None):
+    def draw_of(some: Sequence[Record], annotate: Annotate | None) -> RecordDraw:
         return RecordDraw(
             some,
             model.encoders,
@@ -147,14 +146,14 @@ def data_of(
             device=device,
         )
 
-    one = replace(settings, batch=1, drop_text=0.0, mirror=False)
-    # A condition to be judged by is found as it is going to be found again.
-    same = None if finder.ways is None else _on(device, fixed(finder.ways.find))
-    held_out = [
-        draw_of([records[i]], one, same)(_seeded(0)) for i in range(len(records)) if i in away
-    ]
-    trained = [record for i, record in enumerate(records) if i not in away]
-    return Data(draw_of(trained, settings, finder.annotate), held_out, problems)
+    draw = draw_of([records[i] for i in order[options.held_out :]], finder.annotate)
+    held_out = []
+    if options.held_out:
+        # A condition to be judged by is found as it is going to be found again.
+        same = None if finder.ways is None else _on(device, fixed(finder.ways.find))
+        looked_at = draw_of([records[i] for i in order[: options.held_out]], same)
+        held_out = looked_at.whole(_seeded(options.seed))
+    return Data(draw, held_out, problems)
 
 
 def _on(device: torch.device, annotate: Annotate) -> Annotate:

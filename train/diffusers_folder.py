@@ -56,6 +56,10 @@ def folder_model(folder: Path, unet: Path | None, device: torch.device, named: b
     def latents_of(pictures: Tensor) -> Tensor:
         return vae.encode(pictures.to(device) * 2 - 1).latent_dist.mode() * scale
 
+    def decode(latents: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):  # SDXL's overflows in float16
+            return vae.decode(latents.float()).sample
+
     return Model(
         name=(folder if unet is None else unet).name,
         unet=network.to(device),
@@ -63,7 +67,7 @@ def folder_model(folder: Path, unet: Path | None, device: torch.device, named: b
         prediction_type=prediction,
         encoders=named_encoders(latents_of, texts, [vae], texts.networks, named),
         encoding=texts.networks,
-        decode=lambda latents: vae.decode(latents).sample,
+        decode=decode,
         decoding=vae,
         latent_scale=scale,
         sizes=texts.pooled,

@@ -33,11 +33,14 @@ class Sheets:
 
     @torch.no_grad()
     def write(self, step: int, pictures: Sequence[Tensor], words: str) -> Path:
-        """Write the sheet of a step, with a line of words above; pictures (1, 3, H, W) in 0..1."""
+        """Write the sheet of a step, with a line of words above; pictures (B, 3, H, W) in 0..1."""
         if not self._originals:
-            self._originals = [self.decode(batch.x0) for batch in self.held_out]
-        hints = [batch.hint for batch in self.held_out if batch.hint is not None]
-        rows = list(zip(hints, pictures, self._originals, strict=True))
+            self._originals = [
+                self.decode(x0)[0] for batch in self.held_out for x0 in batch.x0.split(1)
+            ]
+        hints = [hint for batch in self.held_out if batch.hint is not None for hint in batch.hint]
+        drawn = [picture for batch in pictures for picture in batch]
+        rows = list(zip(hints, drawn, self._originals, strict=True))
         canvas = Canvas(len(TITLES) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + 2 * LINE + GAP)
         canvas.text((GAP, GAP // 2), words, width=len(TITLES) * (SIDE + GAP) - GAP)
         for column, title in enumerate(TITLES):
@@ -45,7 +48,7 @@ class Sheets:
         for row, shown in enumerate(rows):
             for column, picture in enumerate(shown):
                 corner = GAP + column * (SIDE + GAP), 2 * LINE + GAP + row * (SIDE + GAP)
-                canvas.picture(corner, thumbnail(picture[0], SIDE))
+                canvas.picture(corner, thumbnail(picture, SIDE))
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08}.png"
         pixels = (canvas.tensor()[0] * 255).round().byte().movedim(0, -1)
