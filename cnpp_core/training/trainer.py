@@ -107,10 +107,12 @@ class Trainer:
                 values = self._one_step(objective)
                 try:
                     last = self.step == self.settings.steps
-                    if validate is not None and (last or self.step % validate_every == 0):
-                        values |= self._validated(validate)
-                    for tracker in trackers:
-                        tracker.log(self.step, values)
+                    try:
+                        if validate is not None and (last or self.step % validate_every == 0):
+                            values |= self._validated(validate)
+                    finally:  # a step whose validation breaks off is not taken again
+                        for tracker in trackers:
+                            tracker.log(self.step, values)
                     asked = bool(on_step is not None and on_step(self.step, values["loss"]))
                 except BaseException:
                     self._save_alone()

@@ -1,5 +1,5 @@
 """Menu group "train": data, training and files of ControlNets."""
 
-from . import data, network
+from . import data, network, training
 
-NODES = [*network.NODES, *data.NODES]
+NODES = [*network.NODES, *data.NODES, *training.NODES]

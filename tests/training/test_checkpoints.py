@@ -339,6 +339,21 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_validation_that_breaks_off_takes_no_step_out_of_the_csv_file(tmp_path):
+    module = Regression()
+    trainer = trainer_of(module, SHORT, tmp_path)
+
+    def validate(step, _network):
+        if step == 4:
+            raise RuntimeError("somewhere inside")
+        return {"score": 0.5}
+
+    with pytest.raises(RuntimeError, match="somewhere inside"):
+        trainer.run(module.loss, validate=validate, validate_every=2)
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "1", "2", "3", "4"]
+    assert rows(tmp_path)[-1]["loss"]
+
+
 def test_a_csv_file_has_a_row_for_every_step(tmp_path):
     module = Regression()
 

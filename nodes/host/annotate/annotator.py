@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....annotators.kinds import KINDS, Ways
 from ....annotators.resize import pixel_perfect, short_side_size, to_short_side
-from .networks import allow_gradients, in_chunks, load, opened
+from .networks import allow_gradients, in_chunks, opened
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,14 @@ class NodeAnnotator:
         return self.ways.title or self.condition
 
     def soft(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 to `Ways.soft`, differentiable in the picture.
-
-        For gradients call it outside of inference mode, on a batch that fits into memory.
-        """
-        load(self.patchers, image)
-        return self._through(self.ways.soft, image)
-
-    def guidance_map(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 to `Ways.guiding`, else `Ways.soft`; differentiable.
+        """(B, 3, H, W) in 0..1 to `Ways.soft`; differentiable, outside of inference mode.
 
         The models must be in memory already.
         """
+        return self._through(self.ways.soft, image)
+
+    def guidance_map(self, image: Tensor) -> Tensor:
+        """As `soft`, to `Ways.guiding` where there is such a map."""
         return self._through(self.ways.guiding or self.ways.soft, image)
 
     def _through(self, function: Callable[[Tensor], Tensor] | None, image: Tensor) -> Tensor:

@@ -104,8 +104,12 @@ class X0Decoder:
 
         The clamp to 0..1 lets gradients pass, so that a pixel that is too bright can still darken.
         """
-        decoded = sound_in_half(lambda latents: self._decode(latents, model))(x0)
+        decoded = self.unclamped(x0, model)
         return decoded + (decoded.clamp(0, 1) - decoded).detach()
+
+    def unclamped(self, x0: Tensor, model: Any) -> Tensor:
+        """As `differentiable`, with values outside of 0..1 as they are."""
+        return sound_in_half(lambda latents: self._decode(latents, model))(x0)
 
     @contextmanager
     def gradients_through(self, model: Any) -> Iterator[None]:

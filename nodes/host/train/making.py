@@ -115,12 +115,13 @@ def _of_pictures(
     problems = Problems(choices.skip_bad)
     records, held = _records(choices, lists, problems)
     cache = cache_of(choices.cache_on_disk)
-    is_classes = condition == Condition.SEG.key
+    kind = next((kind for kind in Condition if kind.key == condition), None)
     settings = DataSettings(
         resolution=SIZE if choices.source == DEMO else choices.resolution,
         drop_text=choices.drop_text,
         mirror=choices.mirror,
-        resampling=NEAREST if is_classes else SMOOTH,
+        kind=kind,
+        resampling=NEAREST if kind is Condition.SEG else SMOOTH,
     )
     to_find = any(record.condition is None for record in records)
     annotate = vary = None

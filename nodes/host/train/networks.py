@@ -36,6 +36,7 @@ def denoiser_of(
 
     Both are clones. Raises ValueError for what can't be trained, or does not fit together.
     """
+    require_plain(model)
     prediction, schedule = prediction_of(model)
     config = require_trainable(control)
     require_model(config, model.model)
@@ -109,7 +110,8 @@ def require_trainable(control: Any) -> NetworkConfig:
 
 
 def require_float32(control: Any) -> None:
-    """ValueError for weights that are too coarse to learn in."""
+    """ValueError for a CONTROL_NET that can't be trained, or not in the weights that it has."""
+    require_trainable(control)
     network = controlnet_in(control.control_model)
     dtypes = {p.dtype for p in network.parameters()} if network is not None else set()
     if dtypes - {torch.float32}:
