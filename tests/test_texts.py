@@ -22,7 +22,7 @@ LANGUAGES = ("en", "zh")
 
 
 def python_files() -> list[Path]:
-    folders = ("cnpp_core", "annotators", "nodes", "demo")
+    folders = ("cnpp_core", "annotators", "dataset", "nodes", "demo")
     return [file for top in folders for file in sorted((ROOT / top).rglob("*.py"))]
 
 

@@ -27,7 +27,7 @@ class ControlNetTrainingData(io.ComfyNode):
             "CNPP_ControlNetTrainingData",
             NODE,
             GROUP,
-            "Pictures, captions and conditions for Train ControlNet, encoded once: from a folder, "
+            "Pictures, captions and conditions for Train ControlNet, encoded once. From a folder, "
             "from lists of other nodes, or drawn by the demo model's world. Some are held out to "
             "see how well the ControlNet is followed.",
             [
@@ -91,7 +91,8 @@ class ControlNetTrainingData(io.ComfyNode):
                     "captions",
                     default="",
                     multiline=True,
-                    tooltip="source lists: a caption for each picture. Connect the list of texts.",
+                    tooltip="source lists: a caption for each picture, one in a line; or connect "
+                    "the list of texts.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -201,6 +202,8 @@ class ControlNetTrainingData(io.ComfyNode):
         choices = Choices(**{name: _one(value) for name, value in widgets.items()})
         lists = None
         if choices.source == LISTS:
+            if len(captions) == 1:  # written into the node
+                captions = captions[0].splitlines()
             lists = Lists(
                 images or [], captions, latents or [], conditioning or [], conditions or []
             )

@@ -248,9 +248,9 @@ class RewardFineTune(io.ComfyNode):
             "CNPP_RewardFineTune",
             REWARD,
             GROUP,
-            "Makes a ControlNet into a ControlNet++: an annotator finds the condition again in "
-            "what the model predicts, and the ControlNet learns to make it the wanted one. For a "
-            "ControlNet that is trained already.",
+            "Makes a ControlNet into a ControlNet++, by the reward of an annotator. It finds the "
+            "condition again in what the model predicts, and the ControlNet learns to make it the "
+            "wanted one. For a ControlNet that is trained already.",
             [
                 *_sockets(),
                 AnnotatorType.Input(

@@ -86,6 +86,12 @@ def test_latents_and_prompts_are_those_of_the_graphs_vae_and_clip(host, parts):
     torch.testing.assert_close(batch.empty, empty.expand_as(batch.empty), atol=1e-4, rtol=0)
 
 
+def test_captions_may_be_written_into_the_node_one_in_a_line(host, parts):
+    _, captions = scenes(host)
+    written = listed(host, parts, captions="\n".join(captions))
+    assert written.stamp == listed(host, parts).stamp
+
+
 def test_conditions_of_a_list_go_with_their_pictures(host, parts):
     images, _ = scenes(host)
     data = listed(host, parts, conditions=[image.flip(2) for image in images], annotator=None)
