@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from ..demo.pipeline import Steering, generate
 from ..demo.segmenter import Segmenter
 from ..demo.text import tokenize
 from ..demo.world import load_batch, mask_iou
+from ._intervals import Bootstrap, Interval, interval
 
 CHUNK = 16  # pictures per batch
 STEPS = 20
@@ -159,3 +161,27 @@ class Experiment:
     def _found(self, images: Tensor) -> Tensor:
         mask = self.segmenter.logits(images).argmax(1, keepdim=True) == 1
         return mask_iou(mask, self.batch.masks)
+
+
+def error_removed(
+    bootstrap: Bootstrap, outcome: Outcome, before: Outcome, ceiling: Outcome
+) -> Interval:
+    """Share of the error in IoU that was left ``before``, up to what the decoder can draw."""
+    start, best = bootstrap.means(before.iou), bootstrap.means(ceiling.iou)
+    return interval((bootstrap.means(outcome.iou) - start) / (best - start))
+
+
+def row_of(name: str, bootstrap: Bootstrap, outcome: Outcome) -> dict[str, Any]:
+    """Print and give a row of a table: means, each with its interval."""
+    figures = {
+        "foreground_iou": interval(bootstrap.means(outcome.iou)),
+        "canny_f1": interval(bootstrap.means(outcome.f1)),
+        "colour_error": interval(bootstrap.means(outcome.colour_error)),
+    }
+    iou, f1, colours = figures.values()
+    print(
+        f"  {name:<18}{f'{iou:.4f}':<27}{f'{f1:.4f}':<27}{f'{colours:.2f}':<22}"
+        f"{outcome.seconds:>6.0f}",
+        flush=True,
+    )
+    return {key: figure.as_dict() for key, figure in figures.items()}

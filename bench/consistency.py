@@ -28,9 +28,9 @@ from ..demo.segmenter import Segmenter
 from ..demo.stage import SCENES
 from ..demo.train import train_segmenter
 from ..demo.world import EVIDENCE_SEED, TUNING_SEED
-from ._intervals import Bootstrap, Interval, interval
+from ._intervals import Bootstrap
 from ._pairs import Spread, interleaved, merge, parsed
-from ._steering import STEPS, Experiment, Outcome, Way
+from ._steering import STEPS, Experiment, Outcome, Way, error_removed, row_of
 
 NAME = "consistency"
 TURNS = 3
@@ -127,39 +127,15 @@ class Measurement:
         print(f"  {'':<18}{'IoU':<27}{'F1':<27}{'colours':<22}{'s':>6}")
         for way in ways:
             outcome = experiment.outcome(way, self.seeds)
-            rows[way.name] = _row(way.name, bootstrap, outcome)
+            rows[way.name] = row_of(way.name, bootstrap, outcome)
             if way == CONTROL:
                 before = outcome
             elif before is not None:
                 removed = error_removed(bootstrap, outcome, before, ceiling)
                 rows[way.name]["error_removed"] = removed.as_dict()
                 print(f"  {'':<18}removes {removed:.0%}", flush=True)
-        rows[CEILING] = _row(CEILING, bootstrap, ceiling)
+        rows[CEILING] = row_of(CEILING, bootstrap, ceiling)
         return rows
-
-
-def error_removed(
-    bootstrap: Bootstrap, outcome: Outcome, before: Outcome, ceiling: Outcome
-) -> Interval:
-    """Share of the error in IoU that was left ``before``, up to what the decoder can draw."""
-    start, best = bootstrap.means(before.iou), bootstrap.means(ceiling.iou)
-    return interval((bootstrap.means(outcome.iou) - start) / (best - start))
-
-
-def _row(name: str, bootstrap: Bootstrap, outcome: Outcome) -> dict[str, Any]:
-    """Print and give a row of a table: means, each with its interval."""
-    figures = {
-        "foreground_iou": interval(bootstrap.means(outcome.iou)),
-        "canny_f1": interval(bootstrap.means(outcome.f1)),
-        "colour_error": interval(bootstrap.means(outcome.colour_error)),
-    }
-    iou, f1, colours = figures.values()
-    print(
-        f"  {name:<18}{f'{iou:.4f}':<27}{f'{f1:.4f}':<27}{f'{colours:.2f}':<22}"
-        f"{outcome.seconds:>6.0f}",
-        flush=True,
-    )
-    return {key: figure.as_dict() for key, figure in figures.items()}
 
 
 def _curves(experiment: Experiment) -> dict[str, Any]:
@@ -195,7 +171,7 @@ def _curves(experiment: Experiment) -> dict[str, Any]:
         for title, way in ways.items():
             known[way] = outcome = known[way] if way in known else experiment.outcome(way)
             bootstrap = Bootstrap(1, outcome.iou.shape[1])
-            results[line][title] = _row(f"  {title}", bootstrap, outcome)
+            results[line][title] = row_of(f"  {title}", bootstrap, outcome)
     return results
 
 

@@ -32,7 +32,7 @@ def train_lcm(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     The target is the student itself, as in LCM-LoRA; what is saved is averaged. A step takes 1.3 s
     of one core, so all of them about 13 minutes.
     """
-    draw = Pairs.of("canny", out, scenes).draw(BATCH, dropout=0)
+    draw = Pairs.of("canny", out, scenes).draw(BATCH)
     teacher, student = (load_part("unet", UNet(CONFIG), out) for _ in range(2))
     torch.manual_seed(LCM.seed)
     add_lora(student, RANK)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cnpp_core.training.batch import Draw, TrainingBatch, drop_text
+from ..cnpp_core.training.batch import Draw, TrainingBatch, dropped
 from .conditions import condition_of
 from .stage import SCENES, Scenes, draw_scenes, embed, encode
 
@@ -34,16 +34,16 @@ class Pairs:
         scenes = draw_scenes(count)
         return cls(kind, scenes, encode(scenes.images, out), *embed(scenes.captions, out))
 
-    def draw(self, rows: int, dropout: float = TEXT_DROPOUT) -> Draw:
-        """Batches of so many pairs; this part of the prompts is replaced by the empty one."""
+    def draw(self, rows: int) -> Draw:
+        """Batches of so many pairs; a tenth of the prompts is dropped."""
 
         def draw(generator: torch.Generator) -> TrainingBatch:
             chosen = torch.randint(len(self.latents), (rows,), generator=generator)
-            context = self.contexts[chosen]
-            if dropout:
-                context = drop_text(context, self.empty, dropout, generator)
+            without = dropped(rows, TEXT_DROPOUT, generator)
             pictures = self.scenes.images[chosen].float() / 255
             hint = condition_of(self.kind, pictures, self.scenes.masks[chosen])
-            return TrainingBatch(self.latents[chosen], context, hint, empty=self.empty)
+            return TrainingBatch(
+                self.latents[chosen], self.contexts[chosen], hint, empty=self.empty, dropped=without
+            )
 
         return draw

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cnpp_core.diffusion.schedule import LATENT_SCALE, NoiseSchedule
 from ..cnpp_core.network.controlnet import ControlNet
 from ..cnpp_core.network.unet import UNet
-from ..cnpp_core.training.batch import TrainingBatch, drop_text, noised
+from ..cnpp_core.training.batch import TrainingBatch, dropped, noised
 from ..cnpp_core.training.denoiser import Denoiser
 from ..cnpp_core.training.initialise import zero_last_layers
 from ..cnpp_core.training.losses import DiffusionLoss, Recipe, layout_weights
@@ -210,8 +210,8 @@ def _train_denoiser(
     def draw(generator: torch.Generator) -> TrainingBatch:
         chosen = torch.randint(len(latents), (32,), generator=generator)
         context = text_encoder(torch.cat([tokens[chosen], empty]))
-        context = drop_text(context[:-1], context[-1:], TEXT_DROPOUT, generator)
-        return TrainingBatch(latents[chosen], context)
+        without = dropped(len(chosen), TEXT_DROPOUT, generator)
+        return TrainingBatch(latents[chosen], context[:-1], empty=context[-1:], dropped=without)
 
     both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     schedule = NoiseSchedule.scaled_linear()

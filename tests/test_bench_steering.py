@@ -4,7 +4,7 @@ import pytest
 import torch
 from controlnet_pp.bench import consistency
 from controlnet_pp.bench._intervals import Bootstrap, interval
-from controlnet_pp.bench._steering import Experiment, Outcome, Way
+from controlnet_pp.bench._steering import Experiment, Outcome, Way, error_removed
 from controlnet_pp.demo.conditions import CONDITIONS
 from controlnet_pp.demo.world import HELD_OUT_SEED
 
@@ -19,7 +19,7 @@ def test_error_removed_counts_up_to_what_the_decoder_can_draw():
     before, ceiling = outcome(0.6, 0.8), outcome(0.9, 0.9)
 
     def removed(*ious):
-        return consistency.error_removed(Bootstrap(1, 2), outcome(*ious), before, ceiling).value
+        return error_removed(Bootstrap(1, 2), outcome(*ious), before, ceiling).value
 
     assert removed(0.8, 0.8) == pytest.approx(0.5)
     assert removed(0.6, 0.8) == 0

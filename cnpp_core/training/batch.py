@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class TrainingBatch:
 
     x0 (B, C, H, W) latents as the model takes them, context (B, L, context_dim), y (B, adm) for
     SDXL, hint (B, hint_channels, 8H, 8W) in 0..1 where a ControlNet takes part. Some losses need
-    more: `empty` (1 or B, L, context_dim) and `empty_y` are the prompt of nothing, for cfg;
+    more: `empty` (1 or B, L, context_dim) and `empty_y` are the prompt of nothing, for cfg, and for
+    the `dropped` rows, (B,) bool, which are denoised without their prompt (a sampler needs it);
     `losing_hint`, like hint, is one that the picture follows less; `wanted` is the map that the
     reward compares with (the soft magnitude of canny, classes of pixels, joints), which it
     otherwise reads from the hint.
@@ -31,9 +32,25 @@ class TrainingBatch:
     empty_y: Tensor | None = None
     losing_hint: Tensor | None = None
     wanted: Tensor | None = None
+    dropped: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
+
+    def without_dropped(self) -> TrainingBatch:
+        """The same with the prompt of nothing in the dropped rows; ValueError if it has none."""
+        if self.dropped is None:
+            return self
+        if self.empty is None or (self.y is not None and self.empty_y is None):
+            raise ValueError(
+                "Prompts are dropped from a batch that has no prompt of nothing; give it `empty` "
+                "(and `empty_y` for SDXL)."
+            )
+        y = self.y
+        if y is not None and self.empty_y is not None:
+            y = torch.where(self.dropped[:, None], self.empty_y, y)
+        context = torch.where(self.dropped[:, None, None], self.empty, self.context)
+        return replace(self, context=context, y=y, dropped=None)
 
 
 # A batch of a data set. The same state of the generator, a CPU one, draws the same batch again.
@@ -60,13 +77,15 @@ States = Callable[[torch.Generator], State]
 def noised(draw: Draw, schedule: NoiseSchedule, noise_offset: float = 0.0) -> States:
     """States as diffusion models are trained on them: any timestep, and noise on the true x0.
 
+    Dropped rows lose their prompt here.
+
     ``noise_offset`` adds a constant of that deviation to each channel of the noise. Without it the
     mean colour survives the noise even at the last timestep, so a sampler's first noise decides it
     instead of the prompt (crosslabs.org/blog/diffusion-with-offset-noise).
     """
 
     def states(generator: torch.Generator) -> State:
-        batch = draw(generator)
+        batch = draw(generator).without_dropped()
         x0 = batch.x0
         t = torch.randint(len(schedule), (len(x0),), generator=generator).to(x0.device)
         eps = torch.randn(x0.shape, generator=generator)
@@ -78,9 +97,6 @@ def noised(draw: Draw, schedule: NoiseSchedule, noise_offset: float = 0.0) -> St
     return states
 
 
-def drop_text(
-    context: Tensor, empty: Tensor, probability: float, generator: torch.Generator
-) -> Tensor:
-    """context (B, L, C) with some rows replaced by the empty prompt's (1 or B, L, C)."""
-    dropped = torch.rand(context.shape[0], generator=generator) < probability
-    return torch.where(dropped.to(context.device)[:, None, None], empty, context)
+def dropped(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Which of so many rows lose their prompt, (count,) bool."""
+    return torch.rand(count, generator=generator) < probability

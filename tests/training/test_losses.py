@@ -8,7 +8,7 @@ import pytest
 import torch
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
-from controlnet_pp.cnpp_core.training.batch import State, TrainingBatch, drop_text, noised
+from controlnet_pp.cnpp_core.training.batch import State, TrainingBatch, dropped, noised
 from controlnet_pp.cnpp_core.training.denoiser import Denoiser, PredictionType
 from controlnet_pp.cnpp_core.training.losses import (
     DiffusionLoss,
@@ -227,8 +227,36 @@ def test_a_controlnet_learns_through_a_frozen_unet():
     assert all(torch.equal(before[key], value) for key, value in unet.state_dict().items())
 
 
-def test_text_is_dropped_in_the_given_share_of_rows():
-    context, empty = torch.ones(4000, 2, 3), torch.zeros(1, 2, 3)
-    kept = drop_text(context, empty, 0.25, seeded(0)).mean(dim=(1, 2))
-    assert set(kept.tolist()) == {0.0, 1.0}
-    assert kept.mean().item() == pytest.approx(0.75, abs=0.03)
+def test_prompts_are_dropped_in_the_given_share_of_rows():
+    without = dropped(4000, 0.25, seeded(0))
+    assert without.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_noised_rows_lose_the_prompts_that_are_dropped():
+    context, empty, y = torch.ones(3, 2, 4), torch.zeros(1, 2, 4), torch.ones(3, 5)
+    without = torch.tensor([True, False, True])
+    batch = TrainingBatch(
+        torch.zeros(3, 4, 8, 8),
+        context,
+        y=y,
+        empty=empty,
+        empty_y=torch.zeros(1, 5),
+        dropped=without,
+    )
+    learnt = noised(lambda _: batch, NoiseSchedule.scaled_linear())(seeded(0)).batch
+    assert learnt.context.mean((1, 2)).tolist() == learnt.y.mean(1).tolist() == [0, 1, 0]
+    assert batch.context.min() == 1  # a sampler's states keep theirs
+
+
+@pytest.mark.parametrize("lacks", ["empty", "empty_y"])
+def test_prompts_can_not_be_dropped_without_a_prompt_of_nothing(lacks):
+    given = {"empty": torch.zeros(1, 2, 4), "empty_y": torch.zeros(1, 5)} | {lacks: None}
+    batch = TrainingBatch(
+        torch.zeros(1, 4, 8, 8),
+        torch.ones(1, 2, 4),
+        y=torch.ones(1, 5),
+        dropped=torch.tensor([True]),
+        **given,
+    )
+    with pytest.raises(ValueError, match="`empty` "):
+        batch.without_dropped()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...condition import Condition
 from ...control.hints import SMOOTH
-from ..batch import TrainingBatch
+from ..batch import TrainingBatch, dropped
 from .buckets import Size, bucket_of, bucket_sizes
 from .cache import Cache
 from .embeddings import joined
@@ -127,12 +127,7 @@ class RecordDraw:
             among = self.buckets[rows[0].view.bucket]
             rows += [self._row(among, generator) for _ in range(self.settings.batch - 1)]
             hints = [self._hint(row, generator) for row in rows]
-            dropped = torch.rand(len(rows), generator=generator) < self.settings.drop_text
-            captions = [
-                "" if drop else row.view.record.caption
-                for row, drop in zip(rows, dropped.tolist(), strict=True)
-            ]
-            return self._batch(rows, hints, captions)
+            return self._batch(rows, hints, dropped(len(rows), self.settings.drop_text, generator))
 
     def whole(self, generator: torch.Generator) -> list[TrainingBatch]:
         """All records that can be read, once and as they are: for each bucket a batch.
@@ -150,12 +145,13 @@ class RecordDraw:
                     self._leave_out(record, error)
             if rows:
                 hints = [self._hint(row, generator) for row in rows]
-                batches.append(self._batch(rows, hints, [r.view.record.caption for r in rows]))
+                batches.append(self._batch(rows, hints))
         return batches
 
     def _batch(
-        self, rows: Sequence[_Row], hints: list[Tensor], captions: Sequence[str]
+        self, rows: Sequence[_Row], hints: list[Tensor], dropped: Tensor | None = None
     ) -> TrainingBatch:
+        captions = [row.view.record.caption for row in rows]
         context, y = self._encoded([*captions, *[""] * len(rows)])
         if y is not None and self.settings.sizes:
             sizes = torch.stack([row.view.size_embedding() for row in rows])
@@ -169,6 +165,7 @@ class RecordDraw:
             y=ys[0],
             empty=contexts[1],
             empty_y=ys[1],
+            dropped=None if dropped is None else dropped.to(self.device),
         )
 
     def encode_all(self) -> None:

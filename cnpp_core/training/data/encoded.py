@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...consistency.resize import same_aspect
-from ..batch import TrainingBatch
+from ..batch import TrainingBatch, dropped
 from .buckets import placed
 from .embeddings import joined, size_embedding
 
@@ -67,16 +67,11 @@ class EncodedDraw:
         first = self.rows[_below(len(self.rows), generator)]
         among = self.of_size[first.latents.shape]
         more = [among[_below(len(among), generator)] for _ in range(self.batch - 1)]
-        dropped = torch.rand(self.batch, generator=generator) < self.drop_text
-        return self.of([first, *more], dropped.tolist())
+        return self.of([first, *more], dropped(self.batch, self.drop_text, generator))
 
-    def of(self, rows: Sequence[Encoded], dropped: Sequence[bool] = ()) -> TrainingBatch:
-        """The batch of these rows, all of one size; where it is dropped, without its prompt."""
-        prompts = [
-            self.empty if drop else row.prompt
-            for row, drop in zip(rows, dropped or [False] * len(rows), strict=True)
-        ]
-        prompts += [self.empty] * len(rows)
+    def of(self, rows: Sequence[Encoded], dropped: Tensor | None = None) -> TrainingBatch:
+        """The batch of these rows, all of one size; dropped as `TrainingBatch` has it."""
+        prompts = [row.prompt for row in rows] + [self.empty] * len(rows)
         context, empty = joined([prompt.context for prompt in prompts]).to(self.device).chunk(2)
         y = empty_y = None
         if all(p.pooled is not None for p in prompts):
@@ -93,6 +88,7 @@ class EncodedDraw:
             y=y,
             empty=empty,
             empty_y=empty_y,
+            dropped=None if dropped is None else dropped.to(self.device),
         )
 
 

@@ -91,9 +91,12 @@ def test_captions_are_dropped_as_often_as_asked_for():
     for probability, low, high in ((0.0, 0, 0), (1.0, 400, 400), (0.25, 70, 130)):
         draw, generator = drawn(MANY, Counted(y=True), batch=4, drop_text=probability), seeded()
         batches = [draw(generator) for _ in range(100)]
-        dropped = torch.cat([batch.context[:, 0, 0] == 0 for batch in batches])
-        assert low <= int(dropped.sum()) <= high
-        assert torch.equal(dropped, torch.cat([batch.y[:, 0] == 0 for batch in batches]))
+        assert low <= sum(int(batch.dropped.sum()) for batch in batches) <= high
+        assert all((batch.context[:, 0, 0] != 0).all() for batch in batches)
+        for batch in batches:
+            learnt = batch.without_dropped()
+            assert torch.equal(learnt.context[:, 0, 0] == 0, batch.dropped)
+            assert torch.equal(learnt.y[:, 0] == 0, batch.dropped)
 
 
 def test_contexts_of_different_lengths_are_repeated():
