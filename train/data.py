@@ -94,10 +94,10 @@ def finder_of(options: Options, device: torch.device, needed: bool) -> Finder:
         networks: list[nn.Module] = [segmenter]
     else:
         method = KINDS[kind.key].method(options.method)
+        settings = _thresholds(options, kind, method.name)
         folders = [options.annotators] if options.annotators else weight_folders()
         source = Source(folders, options.download, device)
         networks = [source.network(network) for network in method.networks]
-        settings = _thresholds(options, kind, method.name)
         ways = method.ways(*networks, **settings)
     measure = kind.measure(options.tolerance, ways.classes or ())
     annotate = fixed(ways.find)
