@@ -130,6 +130,7 @@ def data_of(
         batch=options.batch,
         drop_text=options.drop_text,
         mirror=options.mirror,
+        kind=finder.kind,
         resampling=finder.resampling,
         sizes=model.sizes,
     )

@@ -122,6 +122,20 @@ def test_the_demo_s_own_annotator_finds_its_segments(tmp_path, model):
     assert finder_of(settings, CPU, True).measure.name
 
 
+def test_colours_that_stand_for_classes_are_not_mixed_when_conditions_are_resized(tmp_path, model):
+    pictures = pictures_with_captions(tmp_path / "pictures", size=96)
+    conditions = tmp_path / "conditions"
+    conditions.mkdir()
+    for file in pictures.glob("*.png"):
+        classes = np.random.default_rng(len(file.name)).integers(0, 2, (96, 96))
+        Image.fromarray(np.array(PALETTE, np.uint8)[classes]).save(conditions / file.name)
+    settings = options(pictures, conditions=conditions, condition="seg")
+    batch = made(settings, model).draw(seeded())
+    assert batch.hint.shape[-2:] == (64, 64)
+    colours = (batch.hint * 255).round().movedim(1, -1).reshape(-1, 3).int()
+    assert {tuple(c) for c in colours.tolist()} == set(PALETTE)
+
+
 def test_a_record_that_can_t_be_used_ends_it_or_is_left_out_and_counted(tmp_path, model):
     folder = pictures_with_captions(tmp_path / "folder")
     sorted(folder.glob("*.txt"))[2].unlink()
@@ -149,6 +163,15 @@ def test_annotators_that_can_t_be_had_are_refused(settings, said, tmp_path, monk
     error = (ValueError, FileNotFoundError)
     with pytest.raises(error, match=said):
         finder_of(options(tmp_path, **settings), CPU, needed=True)
+
+
+def test_poses_from_files_are_not_mirrored(tmp_path, model):
+    """Their colours know left from right."""
+    settings = options(circles(tmp_path / "set"), condition="pose", mirror=True, score=False)
+    records = read_records(settings, Problems())
+    finder = finder_of(settings, CPU, needed=False)
+    with pytest.raises(ValueError, match="knows left from right"):
+        data_of(records, settings, model, finder, Problems(), CPU)
 
 
 def test_data_that_say_where_conditions_are_take_no_folder_of_them(tmp_path):
