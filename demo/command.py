@@ -1,7 +1,7 @@
 """The demonstration: one picture through the whole cycle, and the same measured on many.
 
-Picture -> condition -> samples without control, with it, with guidance on top, with three scale
-settings -> condition of the samples -> how much of the first condition came back.
+Picture -> condition -> samples without control, with a ControlNet, with a ControlNet++, guided on
+top, with two scale settings -> condition of the samples -> how much of the first came back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..pictures.comparison_sheet import ComparisonSheet, SheetRow
 from ..pictures.contact_sheet import Cell
 from .conditions import EDGES, TOLERANCE, Follower
 from .judge import Judge, Judgement
-from .model import WEIGHTS, DemoModel, load_demo
+from .model import PLAIN, PLUSPLUS, TRAININGS, WEIGHTS, DemoModel, load_demo
 from .pipeline import Steering, generate
 from .world import HELD_OUT_SEED, SIZE, Batch, load_batch
 
@@ -38,19 +38,20 @@ SHOWN = (4, 1, 13)  # held-out pictures on the sheet, the first with its edges
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: without control, or with it in some shape, or guided on top."""
+    """One way to sample: without control, or with a ControlNet in some shape, or guided on top."""
 
     name: str
     remark: str
     shape: ControlShape | None
     guided: bool = False
+    training: str = PLAIN
 
 
 SETTINGS = (
     Setting("no control", "the prompt alone", None),
-    Setting("control", "every block, 1.0", ControlShape(ScalePreset("uniform"))),
-    Setting("guided", "control, and guidance", ControlShape(), guided=True),
-    Setting("uniform 0.5", "every block, 0.5", ControlShape(ScalePreset("uniform", 0.5))),
+    Setting("ControlNet", "every block, 1.0", ControlShape()),
+    Setting("ControlNet++", "trained on by reward", ControlShape(), training=PLUSPLUS),
+    Setting("++ guided", "and guidance", ControlShape(), guided=True, training=PLUSPLUS),
     Setting("structure", "deep blocks only", ControlShape(ScalePreset("structure"))),
     Setting("detail", "shallow blocks only", ControlShape(ScalePreset("detail"))),
 )
@@ -85,19 +86,19 @@ def main(argv: Sequence[str] = ()) -> int:
     judge = Judge(batch)
     if own and not judge.edges[0].any():
         raise ValueError(f"{options.image}: no edges found; take a picture with clear outlines.")
-    demo = load_demo(options.weights)
+    demos = {training: load_demo(options.weights, training=training) for training in TRAININGS}
     print(f"demo model loaded, {time.perf_counter() - began:.1f} s; sampling", flush=True)
 
     outcomes = []
     for setting in SETTINGS:
-        outcomes.append(sample(demo, setting, judge, options))
+        outcomes.append(sample(demos[setting.training], setting, judge, options))
         print(
             f"  {setting.name:12} {len(batch.images)} pictures, {outcomes[-1].seconds:.1f} s",
             flush=True,
         )
     seconds = time.perf_counter() - began
     report = summarise(outcomes, options.count, options.steps, options.cfg, options.seed, seconds)
-    report["reconstruction"] = _means(judge.ceiling(demo.autoencoder), options.count)
+    report["reconstruction"] = _means(judge.ceiling(demos[PLAIN].autoencoder), options.count)
     sheet = draw_sheet(judge, outcomes, report, own)
 
     options.out.mkdir(parents=True, exist_ok=True)

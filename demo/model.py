@@ -21,7 +21,10 @@ from .segmenter import Segmenter
 from .text import WIDTH, TextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
-CONTROLNETS = tuple(f"controlnet_{kind}" for kind in CONDITIONS)
+# How its ControlNets were trained, by name, and what their files are called.
+TRAININGS = {"ControlNet": "controlnet", "ControlNet++": "controlnetpp"}
+PLAIN, PLUSPLUS = TRAININGS
+CONTROLNETS = tuple(f"{file}_{kind}" for file in TRAININGS.values() for kind in CONDITIONS)
 PARTS = ("autoencoder", "text_encoder", "unet", *CONTROLNETS, "segmenter")
 CONFIG = NetworkConfig(
     model_channels=64,
@@ -44,8 +47,8 @@ class DemoModel:
     controlnet: ControlNet
 
 
-def load_demo(folder: Path = WEIGHTS, condition: str = "canny") -> DemoModel:
-    """Load all parts, with the ControlNet for one of CONDITIONS.
+def load_demo(folder: Path = WEIGHTS, condition: str = "canny", training: str = PLAIN) -> DemoModel:
+    """Load all parts, with the ControlNet for one of CONDITIONS, by one of TRAININGS.
 
     ValueError naming the file that is missing or damaged.
     """
@@ -53,7 +56,7 @@ def load_demo(folder: Path = WEIGHTS, condition: str = "canny") -> DemoModel:
         autoencoder=load_part("autoencoder", Autoencoder(), folder),
         text_encoder=load_part("text_encoder", TextEncoder(), folder),
         unet=load_part("unet", UNet(CONFIG), folder),
-        controlnet=load_part(f"controlnet_{condition}", ControlNet(CONFIG), folder),
+        controlnet=load_part(f"{TRAININGS[training]}_{condition}", ControlNet(CONFIG), folder),
     )
 
 

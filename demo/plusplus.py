@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,9 +26,10 @@ from ..cnpp_core.training.session import Session
 from ..cnpp_core.training.settings import TrainSettings
 from ..cnpp_core.training.trainer import Objective
 from .conditions import EDGES, SEGMENTS
-from .model import DemoModel
+from .model import PLUSPLUS, TRAININGS, DemoModel, load_demo, load_segmenter, save_part
 from .pairs import Pairs
 from .segmenter import Segmenter
+from .stage import SCENES
 
 LAYOUT = DiffusionSettings("layout")  # as the ControlNets were trained in the first place
 WEIGHTS = {"canny": 0.5, "seg": 2.0}  # of the reward on trajectories
@@ -47,8 +50,26 @@ class Further:
     @property
     def key(self) -> str:
         """Another one for other settings; the seed apart."""
-        settings = replace(self, training=replace(self.training, seed=0))
-        return sha256(repr(settings).encode()).hexdigest()[:12]
+        return sha256(repr(self.of_seed(0)).encode()).hexdigest()[:12]
+
+    def faster(self, times: int) -> Further:
+        """For a trial: with that part of the steps, and of what they need beforehand."""
+        steps, reward = max(self.training.steps // times, 1), self.reward
+        if reward is not None:
+            pool = max(reward.trajectories.pool // times, 1)
+            reward = replace(reward, trajectories=replace(reward.trajectories, pool=pool))
+        return replace(self, training=replace(self.training, steps=steps), reward=reward)
+
+    def of_seed(self, seed: int) -> Further:
+        """The same from another seed."""
+        return replace(self, training=replace(self.training, seed=seed))
+
+    def sampled(self, **changes: Any) -> Further:
+        """The same with trajectories that are sampled otherwise."""
+        if self.reward is None:
+            raise ValueError("Plain steps go without trajectories.")
+        trajectories = replace(self.reward.trajectories, **changes)
+        return replace(self, reward=replace(self.reward, trajectories=trajectories))
 
     def start(
         self, demo: DemoModel, pairs: Pairs, segmenter: Segmenter
@@ -61,6 +82,14 @@ class Further:
         model = reward_of(pairs.kind, self.reward.recipe, demo.autoencoder.decode, segmenter)
         make = RECIPES[self.reward.recipe].make
         return session, make(denoiser, draw, model, self.reward, lambda: session.averaged)
+
+
+def train_plusplus(kind: str, out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Train the ControlNet for one of CONDITIONS on, by the reward that did best."""
+    further, demo = on_trajectories(kind).faster(speed_up), load_demo(out, kind)
+    session, objective = further.start(demo, Pairs.of(kind, out, scenes), load_segmenter(out))
+    session.run(objective)
+    save_part(f"{TRAININGS[PLUSPLUS]}_{kind}", session.trained().controlnet.state_dict(), out)
 
 
 def plain_steps() -> Further:

@@ -1,4 +1,4 @@
-"""Train the weights of the demo model from a seed, in eight stages."""
+"""Train the weights of the demo model from a seed, in ten stages."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..cnpp_core.training.trainer import TrainSettings
 from .autoencoder import Autoencoder, reconstruction_loss
 from .model import CONFIG, WEIGHTS, load_part, save_part
 from .pairs import TEXT_DROPOUT, Pairs
+from .plusplus import train_plusplus
 from .segmenter import Segmenter
 from .stage import SCENES, draw_scenes, encode, to_model, train
 from .text import TextEncoder, tokenize
@@ -175,6 +176,16 @@ def train_segmenter(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
     save_part("segmenter", averaged.state_dict(), out)
 
 
+def train_canny_controlnetpp(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 9: ControlNet++ for edges."""
+    train_plusplus("canny", out, scenes, speed_up)
+
+
+def train_seg_controlnetpp(out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
+    """Stage 10: ControlNet++ for what is shape and what ground."""
+    train_plusplus("seg", out, scenes, speed_up)
+
+
 STAGES = {
     "autoencoder": train_autoencoder,
     "decoder": train_decoder,
@@ -184,6 +195,8 @@ STAGES = {
     "controlnet_canny": train_canny_controlnet,
     "controlnet_seg": train_seg_controlnet,
     "segmenter": train_segmenter,
+    "controlnetpp_canny": train_canny_controlnetpp,
+    "controlnetpp_seg": train_seg_controlnetpp,
 }
 
 

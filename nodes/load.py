@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..annotators.costs import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
+from ..demo.model import PLAIN, TRAININGS
 from .annotate.inputs import AnnotatorType
 from .host.control.union import with_union_type
 from .host.load.demo import CONDITIONS, demo_annotator, example_picture, load_demo_parts
@@ -184,7 +185,7 @@ class DemoModel(io.ComfyNode):
             "Demo Model",
             GROUP,
             "A complete diffusion model with ControlNets, built in, for trying everything out "
-            "within seconds. It has 28 MB, runs on any machine and knows coloured shapes: 'red "
+            "within seconds. It has 41 MB, runs on any machine and knows coloured shapes: 'red "
             "circle on a blue ground'. Make pictures of 128 x 128.",
             [
                 io.Int.Input(
@@ -201,6 +202,14 @@ class DemoModel(io.ComfyNode):
                     optional=True,  # older graphs lack it
                     tooltip="What the ControlNet reads. canny: edges, from Canny. seg: what is "
                     "shape and what ground, from Annotate (any) with this node's annotator.",
+                ),
+                io.Combo.Input(
+                    "training",
+                    options=list(TRAININGS),
+                    default=PLAIN,
+                    optional=True,  # older graphs lack it
+                    tooltip="How the ControlNet was trained. ControlNet++ went on by finding the "
+                    "condition again in its own pictures: it follows more closely.",
                 ),
             ],
             [
@@ -225,8 +234,10 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, example: int, condition: str = CONDITIONS[0]) -> io.NodeOutput:
-        parts = load_demo_parts(condition)
+    def execute(
+        cls, example: int, condition: str = CONDITIONS[0], training: str = PLAIN
+    ) -> io.NodeOutput:
+        parts = load_demo_parts(condition, training)
         return io.NodeOutput(*parts, *example_picture(example), demo_annotator())
 
 

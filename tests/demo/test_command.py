@@ -14,14 +14,12 @@ import torch
 from controlnet_pp.demo import command as run
 from controlnet_pp.demo.conditions import EDGES
 from controlnet_pp.demo.judge import Judge
-from controlnet_pp.demo.model import load_demo
+from controlnet_pp.demo.model import PLUSPLUS, TRAININGS, load_demo
 from controlnet_pp.demo.world import HELD_OUT_SEED, load_batch
 from PIL import Image
 
 COUNT = 5
-PERFECT = SimpleNamespace(
-    autoencoder=SimpleNamespace(encode=lambda images: images, decode=lambda latents: latents)
-)
+PERFECT = SimpleNamespace(encode=lambda images: images, decode=lambda latents: latents)
 
 
 @pytest.fixture
@@ -29,15 +27,16 @@ def follows(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """A sampler that draws the held-out picture with a hint, and another one's without."""
     batch = load_batch(HELD_OUT_SEED, range(COUNT))
     calls: list[dict] = []
+    networks = {name: SimpleNamespace(autoencoder=PERFECT, name=name) for name in TRAININGS}
 
     def generate(demo, captions, *, hints, **options):
-        calls.append({"captions": captions, "hints": hints, **options})
+        calls.append({"training": demo.name, "captions": captions, "hints": hints, **options})
         index = [batch.captions.index(caption) for caption in captions]
         shift = 0 if hints is not None else 1
         return batch.images[[(i + shift) % COUNT for i in index]]
 
     monkeypatch.setattr(run, "generate", generate)
-    monkeypatch.setattr(run, "load_demo", lambda folder: PERFECT)
+    monkeypatch.setattr(run, "load_demo", lambda folder, training: networks[training])
     return calls
 
 
@@ -50,8 +49,8 @@ def test_a_sampler_that_follows_scores_one_and_passes(follows: list[dict], tmp_p
     code, report = demo(tmp_path)
     scores = {row["setting"]: row for row in report["settings"]}
     assert code == 0
-    assert scores["control"]["canny_f1"] == 1.0
-    assert scores["control"]["foreground_iou"] == 1.0
+    assert scores["ControlNet"]["canny_f1"] == 1.0
+    assert scores["ControlNet"]["foreground_iou"] == 1.0
     assert scores["no control"]["canny_f1"] < 0.5
     assert report["gain"] == pytest.approx(1 / scores["no control"]["canny_f1"])
 
@@ -75,6 +74,9 @@ def test_settings_differ_in_control_and_guidance_only(follows: list[dict], tmp_p
     guided = [call["steering"] is not None for call in follows]
     assert guided == [setting.guided for setting in run.SETTINGS]
     assert sum(guided) == 1
+    trainings = [call["training"] for call in follows]
+    assert trainings == [setting.training for setting in run.SETTINGS]
+    assert set(trainings) == set(TRAININGS)
     assert len({(tuple(call["captions"]), call["seed"], call["steps"]) for call in follows}) == 1
 
 
@@ -171,11 +173,13 @@ def test_an_image_needs_a_prompt(tmp_path: Path) -> None:
 def test_the_shipped_model_follows_conditions_it_has_never_seen() -> None:
     count = 8
     judge = Judge(load_batch(HELD_OUT_SEED, range(100, 100 + count)))
-    shipped = load_demo()
     options = Namespace(seed=1, steps=5, cfg=2.0)
-    without, control = (
-        run.sample(shipped, setting, judge, options).judged for setting in run.SETTINGS[:2]
+    without, control, plusplus = (
+        run.sample(load_demo(training=setting.training), setting, judge, options).judged
+        for setting in run.SETTINGS[:3]
     )
+    assert run.SETTINGS[2].training == PLUSPLUS
+    assert plusplus.iou.mean() > control.iou.mean()
     assert control.f1.mean() >= 2 * without.f1.mean()
     assert control.f1.mean() > 0.7
     assert control.iou.mean() > 2 * without.iou.mean()

@@ -11,7 +11,7 @@ from ....annotators.kinds import Classes, Ways
 from ....cnpp_core.condition import Condition
 from ....cnpp_core.network.unet import UNet
 from ....demo.conditions import CONDITIONS
-from ....demo.model import load_demo, load_segmenter
+from ....demo.model import PLAIN, load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
 from ....demo.world import HELD_OUT_SEED, load_batch
@@ -21,12 +21,14 @@ from .loading import build_control
 from .models import build_clip, build_model, build_vae
 
 
-def load_demo_parts(condition: str = CONDITIONS[0]) -> tuple[Any, Any, Any, Any]:
+def load_demo_parts(
+    condition: str = CONDITIONS[0], training: str = PLAIN
+) -> tuple[Any, Any, Any, Any]:
     """MODEL, CLIP, VAE and CONTROL_NET of the demo model, all in float32.
 
-    condition: one of CONDITIONS, which the ControlNet reads.
+    condition: one of CONDITIONS, which the ControlNet reads. training: one of TRAININGS.
     """
-    demo = load_demo(condition=condition)
+    demo = load_demo(condition=condition, training=training)
     network = demo.controlnet
     return (
         _model_of(demo.unet),
