@@ -33,7 +33,10 @@ NEXT_SEED = 10_000_000  # between two repetitions of everything
 
 @dataclass(frozen=True)
 class Way:
-    """One way to draw a picture for a condition. candidates: from how many the best is taken."""
+    """One way to draw a picture for a condition.
+
+    candidates: from how many the best is taken. steps: None for those of the experiment.
+    """
 
     name: str
     controlled: bool = True
@@ -42,6 +45,9 @@ class Way:
     guidance: GuidanceSettings | None = None
     feedback: FeedbackSettings | None = None
     candidates: int = 1
+    sampler: str = "ddim"
+    cfg: float = 3.0
+    steps: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +130,9 @@ class Experiment:
             self.demo,
             list(self.batch.captions[part]),
             seed=seed,
-            steps=self.steps,
+            steps=way.steps or self.steps,
+            cfg=way.cfg,
+            sampler=way.sampler,
             hints=self.hints[part] if way.controlled else None,
             shape=way.shape,
             strength=way.strength,
