@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..annotators.annotator import Annotator
 from ..cnpp_core.training.checkpoints import Checkpoints
 from ..cnpp_core.training.data.records import Problems
 from ..cnpp_core.training.denoiser import Denoiser
@@ -123,13 +124,24 @@ def _rewarded(
         diffusion=_diffusion(options),
     )
     recipe = RECIPES[settings.recipe]
-    reward = recipe.model(kind, decode, ways.soft, ways.guiding, finder.measure, latent_scale)
+    soft, guiding = (_exactly(way) for way in (ways.soft, ways.guiding or ways.soft))
+    reward = recipe.model(kind, decode, soft, guiding, finder.measure, latent_scale)
 
     def made(settings: RewardSettings) -> Recipe | Recipes:
         draw, sampler = data.draw, lambda: session.averaged
         return recipe.make(session.denoiser, draw, reward, settings, sampler)
 
     return made(settings), made(settings.dearest)
+
+
+def _exactly(annotate: Annotator) -> Annotator:
+    """The annotator in its own precision, whatever the training computes in."""
+
+    def call(pictures: Tensor) -> Tensor:
+        with torch.autocast(pictures.device.type, enabled=False):
+            return annotate(pictures.float())
+
+    return call
 
 
 def _model(options: Options, device: torch.device) -> Model:

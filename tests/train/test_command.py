@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from controlnet_pp.annotators.canny import canny_magnitude
 from controlnet_pp.cnpp_core.checkpoint import load_controlnet_file, read_tensors
+from controlnet_pp.cnpp_core.training.processes import OneProcess
 from controlnet_pp.cnpp_core.training.session import Session
 from controlnet_pp.demo.model import WEIGHTS
 from controlnet_pp.tests.train.folders import circles, pictures_with_captions, write_folder
 from controlnet_pp.train.command import main
+from controlnet_pp.train.job import prepare
+from controlnet_pp.train.reading import read_options
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -131,6 +135,18 @@ def test_a_reward_begins_with_a_controlnet_and_says_so(data, tmp_path):
             float((loaded.state_dict[k].float() - before[k].float()).abs().max()) for k in before
         )
         assert 0 < change < 0.1
+
+
+def test_a_reward_is_found_in_full_precision(data, tmp_path):
+    """Half of it would move edges across their thresholds."""
+    flags = [f"--data={data}", *SMALL, f"--begin={WEIGHTS / 'controlnet_canny.safetensors'}"]
+    options = read_options("reward", [*flags, "--precision=bf16"], "")
+    job = prepare("reward", options, OneProcess("cpu"), None)
+    annotate = job.objective.terms["reward"][1].model.annotate
+    pictures = torch.rand(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = annotate(pictures)
+    assert torch.equal(found, canny_magnitude(pictures))
 
 
 def test_an_unlocked_decoder_is_written_as_a_model(data, tmp_path):

@@ -104,6 +104,17 @@ def test_a_folder_of_sdxl_has_two_text_encoders_and_y(xl_folder):
     assert torch.allclose(model.unet(x, t, context, y), expected, atol=1e-4)
 
 
+def test_the_autoencoder_of_sdxl_decodes_in_full_precision(folder, xl_folder):
+    latents = torch.randn(1, 4, 8, 8)
+    equal = []
+    for one in (folder, xl_folder):
+        decode = folder_model(one, None, CPU, named=False).decode
+        with torch.autocast("cpu", torch.bfloat16):
+            half = decode(latents)
+        equal.append(torch.equal(half, decode(latents)))
+    assert equal == [False, True]
+
+
 def test_the_unet_of_a_checkpoint_takes_the_place_of_the_folder_s(folder, tmp_path):
     """With other weights, among the tensors of a whole checkpoint."""
     torch.manual_seed(9)
