@@ -18,7 +18,7 @@ from ...cnpp_core.training.trajectories import TrajectorySettings
 from ..annotate.inputs import AnnotatorType
 from ..host.train.options import AUTO, LEAST_STEPS, PRECISIONS, UNFINISHED, Options
 from ..host.train.rewarding import finder_with, plain_goal, reward_goal
-from ..host.train.training import Course, Goal, Result
+from ..host.train.training import Goal, NodeTraining, Result
 from ..schema import schema, show_text
 from .inputs import GROUP, LossMapType, TrainingDataType
 
@@ -343,7 +343,7 @@ def _run(
     def tell(text: str) -> None:
         show_text(cls, text)
 
-    result: Result = Course(node, model, control_net, data, options, goal, tell).run()
+    result: Result = NodeTraining(node, model, control_net, data, options, goal, tell).run()
     shown = [ui.PreviewImage(one, cls=cls).as_dict() for one in (result.sheet, result.plot)]
     return io.NodeOutput(
         result.control,

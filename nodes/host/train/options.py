@@ -118,8 +118,8 @@ class Options:
         return Checkpoints(Path(folder), every=self.checkpoint_every, keep=KEPT)
 
     def as_json(self) -> dict[str, Any]:
-        """What decides the weights beside `settings`, and is no matter of taste."""
-        deciding = ("batch_size", "timestep_weights", "noise_offset", "gradient_checkpointing")
+        """What decides the weights beside `settings` and `modes`."""
+        deciding = ("batch_size", "timestep_weights", "noise_offset")
         return {name: value for name, value in asdict(self).items() if name in deciding}
 
 

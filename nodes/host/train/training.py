@@ -71,8 +71,8 @@ class Result:
 
 
 @dataclass(eq=False)
-class Course:
-    """One run of a training node. `run` may be called once."""
+class NodeTraining:
+    """One run of a training node: `run` is called once."""
 
     node: str
     model: Any
