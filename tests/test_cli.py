@@ -33,7 +33,17 @@ def test_report_prints_the_published_size_of_the_sd15_controlnet():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["sing"], ["report"], ["report", "no_such_file.safetensors"], ["bench", "sing"]]
+    "arguments",
+    [
+        ["sing"],
+        ["report"],
+        ["report", "no_such_file.safetensors"],
+        ["bench", "sing"],
+        ["train", "--learning-rat", "1"],
+        ["train", "no_such_file.toml"],
+        ["reward"],
+        ["captions", "no_such_folder", "--model", "nor_this"],
+    ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str]):
     done = run(*arguments)

@@ -70,11 +70,12 @@ def _train(job: Job, options: Options, out: Path) -> None:
         with _in_words():
             session.run(job.objective, progress, validation, options.validate_every)
     except KeyboardInterrupt:
-        log.info(
-            "stopped at step %d, which is kept in %s; the same command with --resume goes on",
-            session.trainer.step,
-            out,
-        )
+        if session.trainer.saved:
+            log.info(
+                "stopped; step %d is kept in %s, and the same command with --resume goes on",
+                session.trainer.saved,
+                out,
+            )
         raise
 
 
@@ -143,7 +144,7 @@ class _Progress:
 
 def _write(job: Job, command: str, options: Options, out: Path) -> None:
     """The ControlNet, the UNet where its decoder was trained, and what was left out."""
-    trained = job.session.trained()
+    trained, finder = job.session.trained(), job.finder
     about = Training(
         job.model.name, options.condition, trained.steps, VERSION, options.public(command)
     )
@@ -153,10 +154,10 @@ def _write(job: Job, command: str, options: Options, out: Path) -> None:
     if trained.unet is not None:
         save_unet_file(out / UNET, trained.unet, about, dtype=dtype)
         log.info("written: %s, the model that belongs to it", out / UNET)
-    if trained.scores and job.finder.measure is not None:
-        first, *_, last = [trained.scores[step] for step in sorted(trained.scores)] * 2
-        text = job.finder.measure.text
-        log.info("%s: %s at first, now %s", job.finder.measure.name, text(first), text(last))
+    if trained.scores and finder.measure is not None:
+        scores, measure = [trained.scores[step] for step in sorted(trained.scores)], finder.measure
+        first, last = measure.text(scores[0]), measure.text(scores[-1])
+        log.info("%s: %s at first, now %s", measure.name, first, last)
     if left_out := job.data.problems.found:
         log.info("%d records were left out, the first one %s", len(left_out), left_out[0])
 

@@ -105,8 +105,8 @@ def test_ctrl_c_keeps_the_step_and_resume_ends_as_without_it(data, tmp_path, mon
         patch.setattr(Session, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(data, parts, "--stored=fp32")
-    assert "stopped at step 1" in caplog.text
-    assert "--resume goes on" in caplog.text
+    assert "step 1 is kept" in caplog.text
+    assert "with --resume goes on" in caplog.text
     assert not (parts / "controlnet.safetensors").exists()
     with pytest.raises(ValueError, match="holds a training at step 1: give --resume"):
         train(data, parts)

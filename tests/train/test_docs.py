@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from controlnet_pp.cnpp_core.checkpoint import load_controlnet_file
+from controlnet_pp.demo.circles import main as write_set
+from controlnet_pp.train.command import main
 from controlnet_pp.train.options import SETTINGS
 from controlnet_pp.train.reading import read_toml
 
@@ -34,3 +37,15 @@ def test_every_setting_that_is_named_exists():
     }
     assert len(words) > 10
     assert not words - set(SETTINGS) - {"help"}
+
+
+def test_the_walk_through_runs(tmp_path, monkeypatch):
+    """A few of its steps, with its file of settings as it stands."""
+    monkeypatch.chdir(tmp_path)
+    write_set(["--out", "circles", "--count", "8"])
+    Path("circles.toml").write_text(FILES[0], encoding="utf-8")
+    few = ("--steps=2", "--batch=2", "--validation-steps=2", "--device=cpu")
+    assert main("train", ["circles.toml", *few]) == 0
+    loaded = load_controlnet_file("out/circles/controlnet.safetensors")
+    assert loaded.training.settings["timestep_weights"] == "layout"
+    assert len(list(Path("out/circles/validation").iterdir())) == 2
