@@ -13,7 +13,7 @@ from ..cnpp_core.training.batch import TrainingBatch
 from ..pictures.canvas import Canvas
 from ..pictures.contact_sheet import GAP, LINE, thumbnail
 
-SIDE = 192
+MOST_SIDE = 192
 TITLES = ("condition", "drawn", "original")
 
 
@@ -41,14 +41,16 @@ class Sheets:
         hints = [hint for batch in self.held_out if batch.hint is not None for hint in batch.hint]
         drawn = [picture for batch in pictures for picture in batch]
         rows = list(zip(hints, drawn, self._originals, strict=True))
-        canvas = Canvas(len(TITLES) * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP) + 2 * LINE + GAP)
-        canvas.text((GAP, GAP // 2), words, width=len(TITLES) * (SIDE + GAP) - GAP)
+        side = min(MOST_SIDE, max(max(picture.shape[-2:]) for picture in drawn))
+        cell, top = side + GAP, 2 * LINE + GAP
+        canvas = Canvas(len(TITLES) * cell + GAP, len(rows) * cell + top)
+        canvas.text((GAP, GAP // 2), words, width=len(TITLES) * cell - GAP)
         for column, title in enumerate(TITLES):
-            canvas.text((GAP + column * (SIDE + GAP), LINE + GAP // 2), title, canvas.theme.faint)
+            canvas.text((GAP + column * cell, LINE + GAP // 2), title, canvas.theme.faint)
         for row, shown in enumerate(rows):
             for column, picture in enumerate(shown):
-                corner = GAP + column * (SIDE + GAP), 2 * LINE + GAP + row * (SIDE + GAP)
-                canvas.picture(corner, thumbnail(picture, SIDE))
+                corner = GAP + column * cell, top + row * cell
+                canvas.picture(corner, thumbnail(picture, side))
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08}.png"
         pixels = (canvas.tensor()[0] * 255).round().byte().movedim(0, -1)
