@@ -14,10 +14,12 @@ import pytest
 import torch
 from controlnet_pp.annotators.canny import canny_magnitude
 from controlnet_pp.cnpp_core.checkpoint import load_controlnet_file, read_tensors
+from controlnet_pp.cnpp_core.training.modes import Mode
 from controlnet_pp.cnpp_core.training.processes import OneProcess
 from controlnet_pp.cnpp_core.training.session import Session
 from controlnet_pp.demo.model import WEIGHTS
 from controlnet_pp.tests.train.folders import circles, pictures_with_captions, write_folder
+from controlnet_pp.train import run as run_module
 from controlnet_pp.train.command import main
 from controlnet_pp.train.job import prepare
 from controlnet_pp.train.reading import read_options
@@ -147,6 +149,21 @@ def test_a_reward_is_found_in_full_precision(data, tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         found = annotate(pictures)
     assert torch.equal(found, canny_magnitude(pictures))
+
+
+def test_the_middle_comes_first_where_it_is_asked_for(data):
+    flags = [f"--data={data}", *SMALL, "--middle-steps=2", "--mode=SD decoder unlocked"]
+    job = prepare("train", read_options("train", flags, ""), OneProcess("cpu"), None)
+    assert job.session.modes == {0: Mode.MIDDLE_ONLY, 2: Mode.SD_DECODER_UNLOCKED}
+
+
+def test_only_the_first_process_writes(data, tmp_path, monkeypatch):
+    class Second(OneProcess):
+        index = 1
+
+    monkeypatch.setattr(run_module, "_processes", Second)
+    assert train(data, tmp_path) == 0
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_an_unlocked_decoder_is_written_as_a_model(data, tmp_path):
