@@ -127,11 +127,37 @@ def steering(found: Pictures, text: str) -> Card:
     return card
 
 
+def training(found: Pictures, text: str) -> Card:
+    """Conditions that were held out, what is drawn from them before and after, and the course."""
+    return _learns("A new condition is learnt", found["CNPP_TrainControlNet"], text)
+
+
+def reward(found: Pictures, text: str) -> Card:
+    """The same of a ControlNet that a reward makes a ControlNet++."""
+    return _learns("From ControlNet to ++", found["CNPP_RewardFineTune"], text)
+
+
+def _learns(title: str, shown: list[Image.Image], text: str) -> Card:
+    """sheet and plot as the node shows them; text: what it says at the end."""
+    card = Card(title)
+    sheet, plot = shown
+    card.picture(sheet, (MARGIN, 132), round(450 * sheet.width / sheet.height))
+    now, before = re.findall(r"score ([\d.]+%), ([\d.]+%) before", text)[0]
+    left = MARGIN + round(450 * sheet.width / sheet.height) + 24
+    card.text((left, 150), "score", 20, BLUE)
+    card.text((left, 178), before, 30, GREY)
+    card.text((left, 222), now, 38, GREEN)
+    card.picture(plot, (left, 300), SIDE - MARGIN - left)
+    return card
+
+
 CARDS: dict[str, Callable[[Pictures, str], Card]] = {
     "quickstart_demo": quickstart,
     "schedule_and_masks_demo": schedule_and_masks,
     "consistency_search_demo": search,
     "consistency_steering_demo": steering,
+    "train_controlnet_demo": training,
+    "reward_fine_tune_demo": reward,
 }
 
 
@@ -140,7 +166,8 @@ def run(address: str, name: str) -> tuple[Pictures, str]:
     graph = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     kinds = {key: node["class_type"] for key, node in graph.items()}
     named = {kind: key for key, kind in kinds.items()}
-    links = {"example": [named["CNPP_DemoModel"], 4], "edges": [named["CNPP_Canny"], 0]}
+    finder = named.get("CNPP_Canny") or named["CNPP_Annotate"]
+    links = {"example": [named["CNPP_DemoModel"], 4], "edges": [finder, 0]}
     for shown, link in links.items():
         # ComfyUI runs one of two equal nodes, so a preview that is there already is taken.
         there = (key for key, node in graph.items() if node["inputs"].get("images") == link)

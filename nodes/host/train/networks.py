@@ -21,7 +21,7 @@ from ....cnpp_core.network.config import NetworkConfig
 from ....cnpp_core.network.controlnet import ControlNet
 from ....cnpp_core.network.unet import UNet
 from ....cnpp_core.training.denoiser import Denoiser, PredictionType
-from ..control.family import INPAINTING, config_of, require_model
+from ..control.family import INPAINTING, config_of, describe_unet, require_model
 
 UNET = "diffusion_model."
 LATENT_CHANNELS = 4
@@ -166,12 +166,12 @@ def pooled_with_sizes(model: Any) -> bool:
 
 
 def base_name(model: Any) -> str:
-    """The file that a MODEL was loaded from, where the host remembers it, else its family."""
+    """The file that a MODEL was loaded from, where the host remembers it, else what it is."""
     _, *more = getattr(model, "cached_patcher_init", None) or (None,)
     for argument in more[0] if more else ():
         if isinstance(argument, str) and Path(argument).suffix:
             return Path(argument).name
-    return type(model.model.model_config).__name__
+    return describe_unet(model.model.model_config.unet_config)
 
 
 def _of_channels(what: str, channels: int) -> str:

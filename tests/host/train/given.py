@@ -93,5 +93,5 @@ def trained(host: Host, given: dict[str, Any], name: str, **changes: Any) -> Tra
 
 def tuned(host: Host, given: dict[str, Any], name: str, **changes: Any) -> Trained:
     """Reward Fine-Tune on them."""
-    inputs = given | OPTIONS | REWARD | {"name": name} | changes
+    inputs = given | OPTIONS | REWARD | {"name": f"reward {name}"} | changes
     return Trained(*host.call("CNPP_RewardFineTune", **inputs))

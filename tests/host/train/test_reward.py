@@ -121,7 +121,7 @@ def test_one_that_counts_in_whole_numbers_is_refused_before_the_first_step(host,
     annotator = host.annotator("canny", rounded, soft=rounded)
     with pytest.raises(ValueError, match="gives no gradient"):
         tuned(host, canny, "refused", annotator=annotator, most_t=999)
-    assert not (host.folder / "output" / "controlnet_training" / "refused").exists()
+    assert not (host.folder / "output" / "controlnet_training" / "reward refused").exists()
 
 
 def test_an_annotator_of_another_kind_is_refused(host, given):
