@@ -58,6 +58,17 @@ def test_a_file_that_ends_in_its_header_says_what_the_header_needs(tmp_path):
     assert "(10 bytes are there, the header alone needs 1008)" in refused(path)
 
 
+@pytest.mark.parametrize("data", [3, 4])
+def test_a_file_that_ends_in_its_data_says_how_much_was_promised(tmp_path, data):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "a.safetensors"
+    with_header(path, header.ljust(95), data=bytes(data))  # 103 | 4 is not 103 + 4
+    if data == 4:
+        assert read_tensors(path).keys() == {"a"}
+    else:
+        assert "is cut off (106 bytes of 107 are there)" in refused(path)
+
+
 def test_a_header_of_eight_megabytes_is_read_and_of_a_byte_more_is_not(tmp_path):
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     longest = 8_388_608
@@ -157,6 +168,15 @@ def test_bytes_are_counted_where_a_storage_has_no_type(tmp_path):
 
     assert read_tensors(written_with(4))["w"].tolist() == [1, 2, 3, 4]
     assert "damaged" in refused(written_with(5))
+
+
+@pytest.mark.parametrize(("dimensions", "read"), [(8, True), (9, False)])
+def test_tensors_have_eight_dimensions_at_most(tmp_path, dimensions, read):
+    torch.save({"w": torch.ones([1] * dimensions)}, tmp_path / "a.pth")
+    if read:
+        assert read_tensors(tmp_path / "a.pth")["w"].dim() == 8
+    else:
+        assert "damaged" in refused(tmp_path / "a.pth")
 
 
 def test_a_tensor_with_notes_of_its_own_is_read_without_them(tmp_path):
