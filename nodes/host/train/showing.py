@@ -40,7 +40,8 @@ class Showing:
     ) -> None:
         self.node, self.session, self.steps, self.tell = node, session, steps, tell
         self.measure = measure
-        self.hints = [hint for batch in batches for hint in batch.hint.cpu()][:MOST_ROWS]  # type: ignore[union-attr]
+        hints = [batch.hint for batch in batches if batch.hint is not None]
+        self.hints = [hint.cpu() for batch in hints for hint in batch][:MOST_ROWS]
         self.before: list[Tensor] = []
         self.now: list[Tensor] = []
         self.seen = 0  # the step of the last pictures

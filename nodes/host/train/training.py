@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..load.loading import build_control
 from ..memory import is_out_of_memory, out_of_memory
 from ..steering.x0 import X0Decoder
 from .data import TrainingData
+from .goals import Goal
 from .networks import base_name, denoiser_of, pooled_with_sizes, require_float32
 from .options import START_OVER, WHATEVER, Options, remove
 from .showing import Showing, Tell
@@ -39,21 +40,6 @@ from .showing import Showing, Tell
 log = logging.getLogger(__name__)
 
 DECODER = "diffusion_model."
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """What a training makes small.
-
-    make: (denoiser, draw, sampler) -> the objective, and one for the plan; sampler gives the
-    denoiser with averaged weights. about: what must be the same when it is resumed. patchers:
-    models of the host that it runs. frozen: in this context gradients pass through them.
-    """
-
-    make: Callable[[Denoiser, Draw, Callable[[], Denoiser]], tuple[Objective, Objective]]
-    about: Mapping[str, Any]
-    patchers: Sequence[Any] = ()
-    frozen: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +133,8 @@ class NodeTraining:
 
     def _require_fit(self, denoiser: Denoiser, batch: TrainingBatch) -> None:
         """ValueError where data, model and ControlNet are not made for each other."""
-        config = denoiser.controlnet.config  # type: ignore[union-attr]
+        assert denoiser.controlnet is not None
+        config = denoiser.controlnet.config
         hint, context, y = batch.hint, batch.context, batch.y
         if hint is not None and hint.shape[1] != config.hint_channels:
             raise ValueError(
@@ -224,6 +211,7 @@ class NodeTraining:
         if not batches:
             return None
         decoder, base = X0Decoder(self.data.vae, self.node), self.model.model
+        decoder.require_latents_of(self.model)
         finder = self.data.finder
         return Validation(
             denoiser,
@@ -272,10 +260,11 @@ class NodeTraining:
         )
         losses = [loss for _, loss in sorted(trained.losses.items())]
         scores = trained.scores
-        report = [f"{self.node}: {trained.steps:,} steps, loss {losses[-1]:.4g}"]
+        last = f", loss {losses[-1]:.4g}" if losses else ""  # there are none of a lost CSV file
+        report = [f"{self.node}: {trained.steps:,} steps{last}"]
         report += [*showing.score_lines(), *training.text().splitlines()]
         if self.options.keep_checkpoints:
-            report.append(f"checkpoints stay in {session.trainer.checkpoints.folder}")  # type: ignore[union-attr]
+            report.append(f"checkpoints stay in {self.options.checkpoints().folder}")
         drawn = plot(trained.losses, scores, self.options.steps, showing.measure)
         return Result(
             control=control,

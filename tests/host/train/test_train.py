@@ -304,6 +304,9 @@ def test_an_unlocked_decoder_comes_out_as_a_model_and_the_given_one_stays(host, 
     found = trained(host, given, "unlocked", mode="SD decoder unlocked")
     assert found.model is not parts[0]
     assert {key.split(".")[1] for key in found.model.patches} == {"output_blocks", "out"}
+    own = host.pack("nodes.host.train.networks").unet_of(found.model, "cpu", torch.float32)
+    changed = {name for name, weight in own.state_dict().items() if not weight.equal(before[name])}
+    assert {name.split(".")[0] for name in changed} == {"output_blocks", "out"}
     empty = host.call("CLIPTextEncode", clip=parts[1], text="")[0]
     ours, theirs = (host.sample(m, empty, empty, steps=1) for m in (found.model, parts[0]))
     assert not torch.equal(ours, theirs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ....annotators.kinds import ADE20K
@@ -22,9 +22,23 @@ from ..annotate.annotator import NodeAnnotator
 from ..annotate.finder import Finder
 from ..steering.x0 import X0Decoder, frozen, sound_in_half
 from .data import TrainingData
-from .training import Goal
 
 Objectives = tuple[Objective, Objective]
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What a training makes small.
+
+    make: (denoiser, draw, sampler) -> the objective, and one for the plan; sampler gives the
+    denoiser with averaged weights. about: what must be the same when it is resumed. patchers:
+    models of the host that it runs. frozen: in this context gradients pass through them.
+    """
+
+    make: Callable[[Denoiser, Draw, Callable[[], Denoiser]], tuple[Objective, Objective]]
+    about: Mapping[str, Any]
+    patchers: Sequence[Any] = ()
+    frozen: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def plain_goal(settings: DiffusionSettings) -> Goal:
