@@ -24,6 +24,13 @@ WAYS = {
     "all together": "guidance, feedback and the best of 4 seeds",
     "autoencoder alone": "the autoencoder alone, as a ceiling",
 }
+TRAININGS = {
+    "ControlNet": "the ControlNet that all begin from",
+    "+ plain steps": "+ plain steps",
+    "++ as published": "+ the reward of ControlNet++, as published",
+    "++ on trajectories": "+ the reward on the sampler's own states",
+    "autoencoder alone": "the autoencoder alone, as a ceiling",
+}
 SIZES = (256, 512)
 # Figures of `bench control`, what they are, and the setting of `bench adherence` they go with.
 COSTS = (
@@ -39,25 +46,26 @@ COSTS = (
 
 def figures(results: Path = RESULTS) -> dict[str, str]:
     """Every table, in Markdown, by name. ``results``: the folder that `bench` writes to."""
-    found, control = (
+    found, control, trained = (
         json.loads((results / name).read_text(encoding="utf-8"))
-        for name in ("consistency.json", "control.json")
+        for name in ("consistency.json", "control.json", "plusplus.json")
     )
     return {
         "steering edges": steering(found["edges"], found["times"]),
         "steering masks": steering(found["masks"]),
         "steering more": steering(found["more"]),
         "control costs": costs(control),
+        "reward masks": steering(trained["seg"], ways=TRAININGS),
     }
 
 
-def steering(rows: Row, times: Row | None = None) -> str:
-    """A row for each way of drawing that was measured; with a column of times, if these are too."""
+def steering(rows: Row, times: Row | None = None, ways: Mapping[str, str] | None = None) -> str:
+    """A row for each of the ways that was measured; with a column of times, if these are too."""
     head = ["", "foreground IoU", "canny F1", "error removed", "colour error"]
     if times is not None:
         head.append("time")
     lines = []
-    for key, title in WAYS.items():
+    for key, title in (ways or WAYS).items():
         if row := rows.get(key):
             cells = [
                 title,

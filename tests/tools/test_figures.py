@@ -35,6 +35,12 @@ def test_a_way_has_its_figures_with_intervals_in_the_order_of_the_readme():
     assert steering(rows).splitlines()[3].endswith("| 25% (15% to 35%) | 2.3 |")
 
 
+def test_a_table_may_have_ways_of_its_own():
+    rows = {"scenes": 4, "++": row(0.9, error_removed=figure(0.25, 0.1)), "other": row(0.1)}
+    _, _, *lines = steering(rows, ways={"++": "rewarded"}).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| rewarded"]
+
+
 def test_what_is_lost_is_shown_as_a_gain_the_other_way_round():
     names = ("neutral", "cond_rows", "first_four", "reuse2", "reuse4")
     names += ("overhead_neutral", "overhead_fast")
