@@ -52,7 +52,12 @@ def test_a_record_comes_back_as_it_went():
 
 
 @pytest.mark.parametrize(
-    "change", [{"lines": ["one"]}, {"per_picture": [0.5]}, {"stamp": [1, 2, 3, 4]}], ids=str
+    "change",
+    [
+        *({"lines": ["one"]}, {"per_picture": [0.5]}),
+        *({"stamp": [1, 2, 3, 4]}, {"stamp": [1, 2, 3, 4, 5, 6, 7]}),
+    ],
+    ids=str,
 )
 def test_a_record_has_a_score_a_line_and_a_stamp_for_each_picture(change):
     entry = record("ape", [1, 2, 3, 4, 5, 6]).to_json()
