@@ -116,7 +116,7 @@ def test_reward_has_all_settings_and_train_has_no_reward():
 
 def test_what_others_may_read_holds_no_places():
     options = Options(
-        data="/home/me/circles", begin=Path("/home/me/net.safetensors"), model="/srv/sd15"
+        data="/srv/me/circles", begin=Path("/srv/me/net.safetensors"), model="/srv/sd15"
     )
     public = options.public("train")
     assert "/" not in str([value for value in public.values() if isinstance(value, str)])
