@@ -8,10 +8,16 @@ from comfy_api.latest import io
 from ..annotators.costs import text as annotator_costs
 from ..cnpp_core.checkpoint.report import report
 from ..cnpp_core.network.union import UNION_TYPES
-from ..demo.model import PLAIN, TRAININGS
 from .annotate.inputs import AnnotatorType
 from .host.control.union import with_union_type
-from .host.load.demo import CONDITIONS, demo_annotator, example_picture, load_demo_parts
+from .host.load.demo import (
+    CONDITIONS,
+    PLAIN,
+    TRAININGS,
+    demo_annotator,
+    example_picture,
+    load_demo_parts,
+)
 from .host.load.loading import DTYPES, load_control
 from .host.load.reading import require_config
 from .schema import schema, show_text

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from controlnet_pp.cnpp_core.diffusion.schedule import NoiseSchedule
 from controlnet_pp.cnpp_core.network.controlnet import ControlNet
 from controlnet_pp.cnpp_core.network.unet import UNet
 from controlnet_pp.cnpp_core.training.batch import State, TrainingBatch, dropped, noised

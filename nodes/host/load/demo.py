@@ -11,7 +11,7 @@ from ....annotators.kinds import Classes, Ways
 from ....cnpp_core.condition import Condition
 from ....cnpp_core.network.unet import UNet
 from ....demo.conditions import CONDITIONS
-from ....demo.model import PLAIN, load_demo, load_segmenter
+from ....demo.model import PLAIN, PLUSPLUS, load_demo, load_segmenter
 from ....demo.segmenter import CLASSES, PALETTE
 from ....demo.text import tokenize
 from ....demo.world import HELD_OUT_SEED, load_batch
@@ -19,6 +19,8 @@ from ..annotate.annotator import NodeAnnotator
 from ..annotate.networks import once
 from .loading import build_control
 from .models import build_clip, build_model, build_vae
+
+TRAININGS = (PLAIN, PLUSPLUS)
 
 
 def load_demo_parts(
