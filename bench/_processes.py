@@ -23,21 +23,22 @@ from ..cnpp_core.network.config import NetworkConfig
 from ._host import Requests, Workbench, ours, start, theirs
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = (
-    "import sys; sys.path.insert(0, {root!r}); import cli; "
-    "cli.part('bench._processes').child(sys.argv[1:])"
-)
+RUN = "import sys; sys.path.insert(0, {root!r}); import cli; cli.part({part!r}).child(sys.argv[1:])"
 OURS, THEIRS, FAST = "ours", "theirs", "fast"
 MEGABYTE = 2**20
 STATUS = Path("/proc/self/status")
 
 
-def in_child(*arguments: str) -> dict[str, float]:
-    """The numbers of one measurement in a fresh process; RuntimeError with its last words."""
-    command = [sys.executable, "-c", RUN.format(root=str(ROOT)), *arguments]
+def in_child(*arguments: str, of: str = "bench._processes") -> dict[str, Any]:
+    """The numbers of one measurement in a fresh process; RuntimeError with how it ended.
+
+    of: the module whose `child` takes the arguments and prints the numbers.
+    """
+    command = [sys.executable, "-c", RUN.format(root=str(ROOT), part=of), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
+        ended = f"ended with {done.returncode}: {done.stderr.strip()[-2000:]}"
+        raise RuntimeError(f"{' '.join(arguments)} {ended}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -71,10 +72,14 @@ class Memory:
     """How far the resident set grows from here on, in MB; NaN where the system does not tell."""
 
     def __init__(self) -> None:
+        self.forget()
+        self._before = _status("VmRSS")
+
+    def forget(self) -> None:
+        """Only what comes from here on counts for the highest value."""
         if STATUS.is_file():
             # 5 sets the highest value so far back to the present one (proc(5)).
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self._before = _status("VmRSS")
 
     def grown(self) -> dict[str, float]:
         """The highest growth so far, as {"peak": MB}."""
