@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from controlnet_pp.cnpp_core.checkpoint.trained import VERSION
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +57,10 @@ def test_the_licence_is_the_whole_gpl_3():
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "GNU GENERAL PUBLIC LICENSE Version 3," in " ".join(text.split())
     assert "17. Interpretation of Sections 15 and 16." in text
+
+
+def test_files_of_trained_networks_name_this_version():
+    assert VERSION == PROJECT["project"]["version"]
 
 
 def test_the_changelog_starts_with_this_version():
