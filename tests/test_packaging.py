@@ -60,7 +60,7 @@ def test_the_licence_is_the_whole_gpl_3():
 
 
 def test_files_of_trained_networks_name_this_version():
-    assert VERSION == PROJECT["project"]["version"]
+    assert PROJECT["project"]["version"] == VERSION
 
 
 def test_the_changelog_starts_with_this_version():
