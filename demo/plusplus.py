@@ -32,6 +32,7 @@ from .segmenter import Segmenter
 from .stage import SCENES
 
 LAYOUT = DiffusionSettings("layout")  # as the ControlNets were trained in the first place
+SHIPPED_STEPS = 400
 WEIGHTS = {"canny": 0.5, "seg": 2.0}  # of the reward on trajectories
 
 
@@ -85,8 +86,14 @@ class Further:
 
 
 def train_plusplus(kind: str, out: Path, scenes: int = SCENES, speed_up: int = 1) -> None:
-    """Train the ControlNet for one of CONDITIONS on, by the reward that did best."""
-    further, demo = on_trajectories(kind).faster(speed_up), load_demo(out, kind)
+    """Train the ControlNet for one of CONDITIONS on, by the reward that did best.
+
+    Longer than where it is compared with others: on scenes for choosing, what the one for edges
+    left of IoU fell by a tenth after 150 steps and by a fifth after 400, at the same colours.
+    """
+    further = on_trajectories(kind)
+    further = replace(further, training=replace(further.training, steps=SHIPPED_STEPS))
+    further, demo = further.faster(speed_up), load_demo(out, kind)
     session, objective = further.start(demo, Pairs.of(kind, out, scenes), load_segmenter(out))
     session.run(objective)
     save_part(f"{TRAININGS[PLUSPLUS]}_{kind}", session.trained().controlnet.state_dict(), out)
