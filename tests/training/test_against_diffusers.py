@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +29,6 @@ from controlnet_pp.tests.training.tiny import (
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is the oracle of these tests")
 oracle = importlib.import_module("controlnet_pp.tests.network.diffusers_oracle")
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = {PredictionType.EPS: "epsilon", PredictionType.V: "v_prediction"}
 LAMBDA, MOST_T, RATE = 0.5, 600, 1e-3
 
@@ -154,58 +149,23 @@ def relative_error(ours, theirs):
     return float((a - b).norm() / b.norm())
 
 
-def true_size(whose: str) -> None:
-    """A training step of SD1.5's size at 256 px, in a process of its own; prints what it cost."""
-    import resource
-    import time
-
+@pytest.mark.slow
+def test_a_step_at_the_true_size_of_sd15_is_that_of_diffusers():
+    """At 256 px, batch 1; what it costs is measured by `nox -s bench -- training_cost`."""
     torch.manual_seed(0)
+    unet = UNet(SD15).requires_grad_(False)
+    controlnet = ControlNet.from_unet(unet)
     with torch.no_grad():
-        unet = UNet(SD15).requires_grad_(False)
-        controlnet = ControlNet.from_unet(unet)
         for conv in (*controlnet.zero_convs, controlnet.middle_block_out):
             conv[0].weight.normal_(0, 1e-2)
-    one = batch(rows=1, config=SD15, side=32)
-    kind = PredictionType.EPS
-    if whose == "theirs":
-        networks = oracle.controlnet(controlnet).train(), oracle.unet(unet).requires_grad_(False)
-        parameters = list(networks[0].parameters())
-    else:
-        model = Denoiser(unet, SCHEDULE, controlnet)
-        parameters = list(trained_parts(model, [Mode.SD_LOCKED]).parameters())
-        set_mode(model, Mode(whose))
-    optimizer = torch.optim.AdamW(parameters, lr=RATE)
-    began = time.process_time()
-    if whose == "theirs":
-        loss, _ = their_step(*networks, one, kind)
-    else:
-        value = our_recipe(model, one)(seeded(11))
-        value.backward()
-        loss = value.item()
-    optimizer.step()
-    seconds = time.process_time() - began
-    norm = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None) ** 0.5
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"loss": loss, "gradient": norm, "CPU seconds": seconds, "peak GB": peak}))
+    one, kind = batch(rows=1, config=SD15, side=32), PredictionType.EPS
+    theirs, frozen = oracle.controlnet(controlnet).train(), oracle.unet(unet).requires_grad_(False)
+    their_loss, gradients = their_step(theirs, frozen, one, kind)
 
-
-@pytest.mark.slow
-def test_a_step_at_the_true_size_of_sd15_is_that_of_diffusers(capsys):
-    """Prints time and peak memory of both, and of ours in the mode middle only."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import tests.conftest\n"
-        "from controlnet_pp.tests.training.test_against_diffusers import true_size\n"
-        "true_size(sys.argv[2])"
-    )
-    found = {}
-    for whose in ("theirs", Mode.SD_LOCKED.value, Mode.MIDDLE_ONLY.value):
-        command = [sys.executable, "-c", code, str(ROOT), whose]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        assert done.returncode == 0, done.stderr
-        found[whose] = json.loads(done.stdout.splitlines()[-1])
-        with capsys.disabled():
-            print(f"\n{whose}: {found[whose]}")
-    ours, theirs = found[Mode.SD_LOCKED.value], found["theirs"]
-    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-    assert ours["gradient"] == pytest.approx(theirs["gradient"], rel=1e-3)
-    assert ours["peak GB"] < 1.1 * theirs["peak GB"]
+    model = Denoiser(unet, SCHEDULE, controlnet)
+    set_mode(model, Mode.SD_LOCKED)
+    loss = our_recipe(model, one)(seeded(11))
+    loss.backward()
+    assert loss.item() == pytest.approx(their_loss, rel=1e-5)
+    ours = to_diffusers({n: p.grad for n, p in controlnet.named_parameters()}, SD15)
+    assert relative_error(ours, gradients) < 1e-3
